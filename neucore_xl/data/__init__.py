@@ -1,0 +1,1 @@
+"""Files to triplets to batches. Knows no network."""

@@ -1,0 +1,104 @@
+"""The Batch: what one step of training or one chunk of encoding hands to a model, with its shapes.
+
+Legend: U distinct images, B queries, G gallery columns, P distinct short texts, K fusion steps, M concepts of a
+query, C concepts of the vocabulary, N image tokens, L words, D width of the joint space, Dv/Dt tower widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Output of an image tower: ``tokens [U, N, Dv]`` and ``pooled [U, D]``, not normalised."""
+
+    tokens: Tensor
+    pooled: Tensor
+
+    def __len__(self) -> int:
+        return self.pooled.shape[0]
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Output of a text tower: ``words [B, L, Dt]``, ``pooled [B, D]``, not normalised; ``mask [B, L]`` true on words."""
+
+    words: Tensor
+    pooled: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return self.pooled.shape[0]
+
+
+ImageInput = Tensor | ImageFeatures  # pixels [U, 3, H, W] (preprocessed), or features of a frozen tower
+TextInput = Tensor | TextFeatures  # token ids [B, L] int64, or features of a frozen tower
+
+
+class Inputs(Protocol):
+    """Turns names and sentences into what a model takes: pixels and token ids, or cached features."""
+
+    def images(self, names: Sequence[str]) -> ImageInput: ...
+
+    def texts(self, texts: Sequence[str]) -> TextInput: ...
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """Planned edits and named concepts of B queries; short texts are encoded once per distinct text.
+
+    ``short_texts``: P distinct phrases and concept names; ``phrase [B, K]`` and ``concept [B, M]`` index them
+    (0 where masked); ``operation [B, K]`` indexes ``Operation``; ``step_mask [B, K]`` and ``concept_mask [B, M]``
+    are true on real entries. Steps are packed to the left. K or M may be 0.
+    """
+
+    short_texts: TextInput
+    phrase: Tensor
+    operation: Tensor
+    step_mask: Tensor
+    concept: Tensor
+    concept_mask: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B queries over U distinct images (each image of the batch is decoded and encoded once).
+
+    ``reference [B]`` and ``gallery [G]`` index ``images``; ``positive [B]`` indexes gallery columns. Every image
+    occurs once among the columns, so two queries of the same target share their positive. ``exclude [B, G]`` is
+    true where a column must not be a negative of a row. ``concept_labels [B, C]`` is the multi-hot of C(T) over
+    the training vocabulary, or None without a concept loss.
+    """
+
+    ids: tuple[str, ...]
+    images: ImageInput
+    reference: Tensor
+    texts: TextInput
+    sequence: SequenceBatch
+    gallery: Tensor
+    positive: Tensor
+    exclude: Tensor
+    concept_labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.reference.shape[0]
+
+
+def move(value: T, device: torch.device | str, non_blocking: bool = False) -> T:
+    """``value`` with every tensor inside it (dataclasses, mappings, tuples) on ``device``."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)  # type: ignore[return-value]
+    if is_dataclass(value) and not isinstance(value, type):
+        changes: dict[str, Any] = {f.name: move(getattr(value, f.name), device, non_blocking) for f in fields(value)}
+        return replace(value, **changes)  # type: ignore[return-value]
+    if isinstance(value, Mapping):
+        return {k: move(v, device, non_blocking) for k, v in value.items()}  # type: ignore[return-value]
+    return value

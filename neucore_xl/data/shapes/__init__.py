@@ -1,0 +1,1 @@
+"""A generated composed-retrieval benchmark in the exact file formats of CIRR and Fashion-IQ."""

@@ -1,0 +1,1 @@
+"""Scores to rankings to numbers a paper can print. Knows no model."""

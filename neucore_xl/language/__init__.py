@@ -1,0 +1,1 @@
+"""Text to concepts and fusion sequences. Knows neither datasets nor networks."""

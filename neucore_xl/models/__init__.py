@@ -1,0 +1,1 @@
+"""Features to scores: backbones, heads and composers as plain ``torch.nn`` modules."""

@@ -1,0 +1,47 @@
+"""The one interface of everything that scores: NEUCORE-XL, NEUCORE and every baseline is a ``Composer``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from neucore_xl.data.batches import Batch, ImageInput, SequenceBatch, TextInput
+from neucore_xl.models.features import ComposerOutput, QueryFeatures, TargetFeatures
+
+Mode = Literal["train", "targets", "compose"]
+
+
+class Composer(nn.Module, ABC):
+    """A system of composed image retrieval.
+
+    Call the module itself, not its methods, wherever it may be wrapped (DDP, DeepSpeed): under ZeRO-3 only the
+    root ``forward`` gathers the parameter shards. ``score`` has no parameters and is safe to call directly.
+    """
+
+    @abstractmethod
+    def encode_targets(self, images: ImageInput) -> TargetFeatures:
+        """Features of gallery images: pixels ``[U, 3, H, W]`` or ``ImageFeatures`` to U rows."""
+
+    @abstractmethod
+    def compose(self, reference: ImageInput, text: TextInput, sequence: SequenceBatch) -> QueryFeatures:
+        """Features of B queries; ``reference`` and ``text`` have B rows each."""
+
+    @abstractmethod
+    def train_outputs(self, batch: Batch) -> ComposerOutput:
+        """One training forward: every image of the batch goes through the tower once."""
+
+    @abstractmethod
+    def score(self, queries: QueryFeatures, targets: TargetFeatures) -> Tensor:
+        """Matching scores ``[Q, G]``, fp32, without the temperature; uses no parameters and no [Q, G, d] tensor."""
+
+    def forward(self, mode: Mode, *args: Any) -> Any:
+        """The root forward: ``("train", batch)``, ``("targets", images)`` or ``("compose", reference, text, sequence)``."""
+        if mode == "train":
+            return self.train_outputs(*args)
+        if mode == "targets":
+            return self.encode_targets(*args)
+        if mode == "compose":
+            return self.compose(*args)
+        raise ValueError(f"unknown mode {mode!r}: train, targets or compose")

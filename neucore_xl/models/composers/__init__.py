@@ -1,0 +1,1 @@
+"""One file per system; ``registry`` maps a row's name to its class."""

@@ -1,0 +1,1 @@
+"""Scores to loss to weights. The only room that knows devices' engines and ranks."""
