@@ -5,13 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 
 class Section(BaseModel):
     """A branch of the tree: unknown keys are refused, values are immutable once resolved."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class DataSettings(Section):
@@ -98,7 +107,9 @@ class FusionSettings(Section):
     )
     file: Path | None = Field(None, description="Sequence file for `llm`; unused otherwise.")
     max_steps: PositiveInt = Field(6, description="K_max: later steps of a longer sequence are merged into the last.")
-    learned_steps: PositiveInt = Field(3, description="K of `learned`, and the number of fusion steps of row `neucore`.")
+    learned_steps: PositiveInt = Field(
+        3, description="K of `learned`, and the number of fusion steps of row `neucore`."
+    )
 
 
 class LossSettings(Section):
@@ -111,7 +122,7 @@ class LossSettings(Section):
     focal_gamma: NonNegativeFloat = Field(1.0, description="γ of the focal loss.")
     reference_negatives: bool = Field(False, description="Add each query's reference image as a hard negative.")
     subset_negatives: NonNegativeInt = Field(
-        0, description="Other members of a CIRR subset added per query as hard negatives (0 to 4)."
+        0, le=4, description="Other members of a CIRR subset added per query as hard negatives (0 to 4)."
     )
 
 
@@ -161,3 +172,34 @@ class Settings(Section):
     loss: LossSettings = Field(default_factory=LossSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        """Values that only make sense together; every sentence names the keys and the values that disagree."""
+        if self.model.width % self.model.heads:
+            raise ValueError(
+                f"model.heads must divide model.width, but {self.model.heads} does not divide {self.model.width}."
+            )
+        if self.train.batch_size % self.train.accumulate:
+            raise ValueError(
+                f"train.accumulate must divide train.batch_size, "
+                f"but {self.train.accumulate} does not divide {self.train.batch_size}."
+            )
+        if self.loss.temperature_init > self.loss.temperature_max:
+            raise ValueError(
+                f"loss.temperature_init must not exceed loss.temperature_max, "
+                f"but {self.loss.temperature_init:g} > {self.loss.temperature_max:g}."
+            )
+        if self.fusion.sequence == "llm" and self.fusion.file is None:
+            raise ValueError("fusion.sequence=llm reads a prepared sequence file: set fusion.file to its path.")
+        if self.data.name != "cirr" and self.loss.subset_negatives:
+            raise ValueError(
+                f"loss.subset_negatives={self.loss.subset_negatives} needs the image sets of CIRR, "
+                f"but data.name={self.data.name} has none: set it to 0."
+            )
+        if self.data.name != "fashion-iq" and self.data.one_category_per_batch:
+            raise ValueError(
+                f"data.one_category_per_batch needs the categories of Fashion-IQ, but data.name={self.data.name} "
+                "has none: set it to false."
+            )
+        return self

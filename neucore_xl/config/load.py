@@ -1,0 +1,239 @@
+"""Recipes and overrides become one checked tree of settings, or one sentence that says what to mend.
+
+A recipe is a YAML file of the values that differ from the defaults; ``base: other`` builds it on another recipe.
+omegaconf reads and merges, pydantic validates. Nothing here imports torch: the command line's help needs it fast.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from neucore_xl.config.fields import (
+    SettingKey,
+    accepts_bool,
+    choices,
+    is_section,
+    is_text,
+    section_within,
+    setting_keys,
+)
+from neucore_xl.config.schema import Settings
+from neucore_xl.errors import UserError
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Names of the recipes inside the package, sorted."""
+    return tuple(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+
+
+def load_settings(recipe: str, overrides: Sequence[str] = ()) -> Settings:
+    """The settings of ``recipe`` (a name of `recipe_names` or a path to a YAML file) under ``overrides``.
+
+    An override is ``key.sub=value`` with a YAML value; later ones win. Raises `UserError` for an unknown recipe,
+    a malformed file (with its line), an override without ``=``, an unknown key (with the nearest one), a value
+    outside the range of its key, and values that contradict each other.
+    """
+    merged = _read_recipe(find_recipe(recipe), seen=())
+    # The recipe is checked on its own first, so that a refusal points at the file and not at the overrides.
+    _check_keys(_container(merged, recipe), Settings, where=f" in recipe {recipe}")
+    for override in overrides:
+        merged = _merge(merged, _parse_override(override), f"override '{override}'")
+    tree = _check_keys(_container(merged, recipe), Settings, where="")
+    return validate(tree)
+
+
+def validate(tree: dict[str, Any]) -> Settings:
+    """Settings from a plain tree (as `load_settings` and a run folder's ``config.yaml`` give it), or `UserError`."""
+    try:
+        return Settings.model_validate(_check_keys(tree, Settings, where=""))
+    except ValidationError as error:
+        raise UserError(_explain(error)) from None
+
+
+def load_file(path: Path) -> Settings:
+    """Settings from a resolved file such as a run folder's ``config.yaml``; raises `UserError` like `load_settings`."""
+    return validate(_container(_read_yaml(path), str(path)))
+
+
+def dump_yaml(settings: Settings) -> str:
+    """The whole resolved tree as YAML that `load_settings` reads back to equal settings."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def find_recipe(recipe: str) -> Path:
+    """The file of a recipe's name or path; raises `UserError` with the nearest name."""
+    if recipe in recipe_names():
+        return RECIPES / f"{recipe}.yaml"
+    path = Path(recipe).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        problem = "is a folder, not a YAML file" if path.is_dir() else "does not exist"
+        raise UserError(f"Recipe file {recipe} {problem}; packaged recipes are {', '.join(recipe_names())}.")
+    near = _nearest(recipe, recipe_names())
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise UserError(
+        f"Unknown recipe '{recipe}'{hint}: packaged recipes are {', '.join(recipe_names())}, "
+        "or give the path of a YAML file."
+    )
+
+
+def _read_recipe(path: Path, seen: tuple[Path, ...]) -> DictConfig:
+    if path.resolve() in seen:
+        chain = " -> ".join(p.name for p in (*seen, path))
+        raise UserError(f"Recipe {path} is based on itself ({chain}); remove one `base:`.")
+    own = _read_yaml(path)
+    base = own.pop("base", None)
+    if base is None:
+        return own
+    if not isinstance(base, str):
+        raise UserError(f"`base` in recipe {path} must be the name or path of another recipe, not {base!r}.")
+    beside = path.parent / base
+    try:
+        found = beside if base not in recipe_names() and beside.is_file() else find_recipe(base)
+    except UserError as error:
+        raise UserError(f"`base` of recipe {path}: {error}") from None
+    return _merge(_read_recipe(found, (*seen, path.resolve())), own, f"recipe {path}")
+
+
+def _read_yaml(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"Malformed YAML in {path}{line}: {error.problem or error.context}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a readable YAML file: {str(error).splitlines()[0]}.") from None
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"{path} must hold settings as `section: {{key: value}}`, not a list or a single value.")
+    return loaded
+
+
+def _parse_override(override: str) -> DictConfig:
+    key, equals, raw = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise UserError(f"Override '{override}' must have the form key.sub=value, for example train.batch_size=64.")
+    if any(not part for part in key.split(".")) or "[" in key:
+        raise UserError(f"Override '{override}' names no setting: keys are words joined by single dots.")
+    known = {k.path: k for k in setting_keys()}
+    try:
+        parsed = OmegaConf.from_dotlist([f"{key}={raw}"])
+        value = OmegaConf.select(parsed, key, throw_on_resolution_failure=False)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The value of override '{override}' is not YAML ({reason}); quote it or mend it.") from None
+    if key in known and is_text(known[key].annotation) and isinstance(value, bool | int | float):
+        OmegaConf.update(parsed, key, raw.strip())  # `data.captions=12` and a folder named 2024 are text
+    return parsed
+
+
+def _merge(below: DictConfig, above: DictConfig, where: str) -> DictConfig:
+    try:
+        merged = OmegaConf.merge(below, above)
+    except OmegaConfBaseException as error:
+        raise UserError(f"Cannot apply {where}: {str(error).splitlines()[0]}.") from None
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _container(config: DictConfig, where: str) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"A value of {where} cannot be resolved: {str(error).splitlines()[0]}.") from None
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
+def _check_keys(tree: dict[str, Any], model: type[BaseModel], where: str, prefix: str = "") -> dict[str, Any]:
+    """``tree`` with numbers turned into text where text is meant; refuses unknown keys and misplaced booleans."""
+    checked: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        info = model.model_fields.get(str(name))
+        if info is None:
+            # The whole dotted key is the better question: `trian.steps` means `train.steps`, not `train`.
+            whole = f"{path}.{next(iter(value))}" if isinstance(value, dict) and value else path
+            raise UserError(_unknown_key(whole, where))
+        section = section_within(info.annotation)
+        if section is not None and isinstance(value, dict):
+            value = _check_keys(value, section, where, f"{path}.")
+        elif is_section(info.annotation):
+            if value is None:  # a section whose lines are all commented out
+                continue
+            keys = ", ".join(info.annotation.model_fields)  # type: ignore[union-attr]
+            raise UserError(f"{path}{where} is a group of settings, not a value: set one of its keys ({keys}).")
+        elif isinstance(value, dict):
+            inside = ".".join([path, str(next(iter(value), ""))]).rstrip(".")
+            raise UserError(f"Unknown setting {inside}{where}: {path} is {_known()[path].allowed}.")
+        elif isinstance(value, bool) and not accepts_bool(info.annotation):
+            raise UserError(_refused(path, value, where))
+        elif isinstance(value, int | float) and is_text(info.annotation):
+            value = str(value)
+        checked[str(name)] = value
+    return checked
+
+
+def _known() -> dict[str, SettingKey]:
+    known = {key.path: key for key in setting_keys()}
+    for key in list(known.values()):  # the leaves inside a union, `backbone.freeze.image`
+        section = section_within(key.annotation)
+        if section is not None:
+            known |= {k.path: k for k in setting_keys(section, f"{key.path}.")}
+    return known
+
+
+def _unknown_key(path: str, where: str) -> str:
+    known = _known()
+    leaf = path.rsplit(".", 1)[-1]
+    same_leaf = [key for key in known if key.rsplit(".", 1)[-1] == leaf]
+    if same_leaf:  # the right word in the wrong place
+        hint = f"; did you mean {' or '.join(same_leaf)}?"
+    else:
+        by_leaf = {key.rsplit(".", 1)[-1]: key for key in known}
+        near = _nearest(path, (*known, *Settings.model_fields))
+        near = near or [by_leaf[match] for match in _nearest(leaf, tuple(by_leaf))]
+        hint = f"; did you mean {near[0]}?" if near else "; `neucore-xl config show demo` lists all keys."
+    return f"Unknown setting {path}{where}{hint}"
+
+
+def _nearest(word: str, among: Sequence[str]) -> list[str]:
+    return difflib.get_close_matches(word, list(among), n=1, cutoff=0.6)
+
+
+def _refused(path: str, value: Any, where: str = "") -> str:
+    key = _known()[path]
+    near = _nearest(str(value), choices(key.annotation))
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    shown = json.dumps(value, ensure_ascii=False, default=str)
+    return f"{path} must be {key.allowed}, not {shown}{where}{hint}."
+
+
+def _explain(error: ValidationError) -> str:
+    """The first thing pydantic refuses, as a sentence in the words of the tree."""
+    known = _known()
+    first = error.errors()[0]
+    if first["type"] == "value_error":  # a check across several keys: the schema's own sentence
+        return str(first["ctx"]["error"]) if "ctx" in first else first["msg"]
+    parts = [str(part) for part in first["loc"]]
+    # A union reports a location for each alternative; the longest known key of the location is the one meant.
+    for length in range(len(parts), 0, -1):
+        path = ".".join(parts[:length])
+        if path in known:
+            return _refused(path, first["input"])
+    return f"{'.'.join(parts)}: {first['msg']}."
