@@ -1,0 +1,86 @@
+"""The training objective: batch classification (equation 10), the focal concept loss (equation 6), and their sum.
+
+Everything here is computed in fp32, whatever the precision of the forward pass.
+Legend: B queries, G gallery columns of the batch, C concepts of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neucore_xl.config.schema import LossSettings
+from neucore_xl.data.batches import Batch
+from neucore_xl.models.composer import Composer
+from neucore_xl.models.features import ComposerOutput
+
+
+def batch_classification(scores: Tensor, positive: Tensor, exclude: Tensor, log_scale: Tensor) -> Tensor:
+    """Cross-entropy of every query over the batch's gallery (NEUCORE, equation 10); a scalar in fp32, in nats.
+
+    ``scores [B, G]`` are matching scores, multiplied here by exp(``log_scale [1]``); ``positive [B]`` int64 is the
+    column of each query's target; ``exclude [B, G]`` bool is true where a column must not count as a negative. A
+    query's own positive always counts, whatever ``exclude`` says there. Raises ``ValueError`` on other shapes.
+    """
+    if scores.ndim != 2 or exclude.shape != scores.shape or positive.shape != scores.shape[:1]:
+        raise ValueError(
+            f"scores [B, G], positive [B] and exclude [B, G] do not agree: "
+            f"{tuple(scores.shape)}, {tuple(positive.shape)}, {tuple(exclude.shape)}"
+        )
+    with torch.autocast(device_type=scores.device.type, enabled=False):
+        logits = scores.float() * log_scale.float().exp()
+        barred = exclude.scatter(1, positive.unsqueeze(1), False)
+        return F.cross_entropy(logits.masked_fill(barred, float("-inf")), positive)
+
+
+def focal_concept_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss of image-level concept labels (NEUCORE, equation 6, without its λ); a scalar in fp32, in nats.
+
+    −mean over B and C of y·α·(1−p)^γ·log p + (1−y)·(1−α)·p^γ·log(1−p) with p = σ(``logits [B, C]``) and
+    ``labels [B, C]`` = y in [0, 1]. Powers and logarithms are taken of log-sigmoids, so that no logit, however
+    large, gives log 0.
+    """
+    with torch.autocast(device_type=logits.device.type, enabled=False):
+        x, y = logits.float(), labels.float()
+        log_p, log_not_p = F.logsigmoid(x), F.logsigmoid(-x)
+        named = y * alpha * torch.exp(gamma * log_not_p) * log_p
+        unnamed = (1 - y) * (1 - alpha) * torch.exp(gamma * log_p) * log_not_p
+        return -(named + unnamed).mean()
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The scalars of one micro-batch: ``total`` = ``match`` + λ · ``concept`` + the sum of ``penalties``."""
+
+    total: Tensor
+    match: Tensor
+    concept: Tensor
+    penalties: dict[str, Tensor]
+
+
+def objective(composer: Composer, output: ComposerOutput, batch: Batch, settings: LossSettings) -> LossTerms:
+    """Total loss (equation 11) of one training forward.
+
+    A system without concept logits, a batch without labels, or λ = 0 gives a concept term of exactly zero.
+    """
+    with torch.autocast(device_type=output.log_scale.device.type, enabled=False):
+        scores = composer.score(output.queries.map(_fp32), output.targets.map(_fp32))
+        match = batch_classification(scores, batch.positive, batch.exclude, output.log_scale)
+        concept = torch.zeros_like(match)
+        total = match
+        if settings.concept_weight > 0 and output.concept_logits is not None and batch.concept_labels is not None:
+            concept = focal_concept_loss(
+                output.concept_logits, batch.concept_labels, settings.focal_alpha, settings.focal_gamma
+            )
+            total = total + settings.concept_weight * concept
+        penalties = {name: value.float() for name, value in (output.penalties or {}).items()}
+        for value in penalties.values():
+            total = total + value
+    return LossTerms(total, match, concept, penalties)
+
+
+def _fp32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

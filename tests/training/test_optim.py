@@ -1,0 +1,84 @@
+"""Parameter groups, the schedule, and what clipping 0 means."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from neucore_xl.config.schema import TrainSettings
+from neucore_xl.errors import UserError
+from neucore_xl.training.optim import WarmupCosine, build_optimizer, build_scheduler, parameter_groups
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 4))
+        self.backbone[0].requires_grad_(False)
+        self.head = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.target_correction = nn.Linear(4, 4)
+        self.log_scale = nn.Parameter(torch.ones(1))
+        self.position = nn.Parameter(torch.zeros(1, 1, 4))
+
+
+def test_every_trainable_parameter_is_in_one_group_with_its_rate_and_decay() -> None:
+    model = Toy()
+    settings = TrainSettings(lr=1e-3, lr_backbone=1e-5, lr_correction_scale=0.1, weight_decay=0.2)
+    groups = {g["name"]: g for g in parameter_groups(model, model.backbone, settings)}
+    rates = {name: (g["lr"], g["weight_decay"], len(g["params"])) for name, g in groups.items()}
+    assert rates == {
+        "heads": (1e-3, 0.2, 1),
+        "heads-vectors": (1e-3, 0.0, 5),  # bias, two of the norm, temperature, position
+        "backbone": (1e-5, 0.2, 1),
+        "backbone-vectors": (1e-5, 0.0, 3),
+        "correction": (pytest.approx(1e-4), 0.2, 2),
+    }
+    grouped = [id(p) for g in groups.values() for p in g["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_a_correction_without_gradient_decays_towards_zero() -> None:
+    model = Toy()
+    optimizer = build_optimizer(model, model.backbone, TrainSettings(lr=1.0, weight_decay=0.5))
+    before = model.target_correction.bias.detach().clone()
+    model.target_correction.bias.grad = torch.zeros(4)
+    optimizer.step()
+    assert torch.allclose(model.target_correction.bias, before * (1 - 0.1 * 0.5))
+
+
+def test_nothing_to_train_is_refused() -> None:
+    model = Toy().requires_grad_(False)
+    with pytest.raises(UserError, match="nothing to train"):
+        parameter_groups(model, model.backbone, TrainSettings())
+
+
+def test_warm_up_and_cosine_by_hand() -> None:
+    factor = WarmupCosine(warmup=4, steps=14)
+    assert [factor(s) for s in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert factor(9) == pytest.approx(0.5)
+    assert factor(13) == pytest.approx(0.5 * (1 + math.cos(0.9 * math.pi)))
+    assert factor(13) > 0
+    assert factor(14) == pytest.approx(0.0)
+
+
+def test_no_warm_up_starts_at_the_peak_and_a_short_run_never_peaks() -> None:
+    assert WarmupCosine(0, 10)(0) == 1.0
+    assert max(WarmupCosine(100, 10)(s) for s in range(10)) == pytest.approx(0.1)
+
+
+def test_the_schedule_moves_every_group_by_the_same_factor() -> None:
+    model = Toy()
+    settings = TrainSettings(steps=6, warmup_steps=2, lr=1e-3, lr_backbone=1e-5)
+    optimizer = build_optimizer(model, model.backbone, settings)
+    scheduler = build_scheduler(optimizer, settings)
+    factor = WarmupCosine(2, 6)
+    for step in range(6):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * factor(step))
+        assert optimizer.param_groups[2]["lr"] == pytest.approx(1e-5 * factor(step))
+        optimizer.step()
+        scheduler.step()
