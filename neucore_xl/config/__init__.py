@@ -1,4 +1,4 @@
-"""Settings: one typed tree (``schema``), named recipes and overrides (``load``), and its reference page (``reference``)."""
+"""Settings: one typed tree (``schema``), recipes and overrides (``load``), their reference page (``reference``)."""
 
 from neucore_xl.config.schema import Settings
 

@@ -125,11 +125,11 @@ def _bounds(kind: Any, metadata: list[Any]) -> str:
     bounds = []
     for m in sorted(metadata, key=lambda m: isinstance(m, (Lt, Le))):  # the lower bound first
         if isinstance(m, Gt):
-            bounds.append("of at least 1" if kind is int and m.gt == 0 else f"above {m.gt:g}")  # type: ignore[str-format]
+            bounds.append("of at least 1" if kind is int and m.gt == 0 else f"above {m.gt:g}")
         elif isinstance(m, Ge):
-            bounds.append(f"of at least {m.ge:g}")  # type: ignore[str-format]
+            bounds.append(f"of at least {m.ge:g}")
         elif isinstance(m, Lt):
-            bounds.append(f"below {m.lt:g}")  # type: ignore[str-format]
+            bounds.append(f"below {m.lt:g}")
         elif isinstance(m, Le):
-            bounds.append(f"of at most {m.le:g}")  # type: ignore[str-format]
+            bounds.append(f"of at most {m.le:g}")
     return f" {' and '.join(bounds)}" if bounds else ""

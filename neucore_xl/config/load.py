@@ -45,12 +45,9 @@ def load_settings(recipe: str, overrides: Sequence[str] = ()) -> Settings:
     outside the range of its key, and values that contradict each other.
     """
     merged = _read_recipe(find_recipe(recipe), seen=())
-    # The recipe is checked on its own first, so that a refusal points at the file and not at the overrides.
-    _check_keys(_container(merged, recipe), Settings, where=f" in recipe {recipe}")
     for override in overrides:
         merged = _merge(merged, _parse_override(override), f"override '{override}'")
-    tree = _check_keys(_container(merged, recipe), Settings, where="")
-    return validate(tree)
+    return validate(_container(merged, recipe))
 
 
 def validate(tree: dict[str, Any]) -> Settings:
@@ -95,6 +92,7 @@ def _read_recipe(path: Path, seen: tuple[Path, ...]) -> DictConfig:
         raise UserError(f"Recipe {path} is based on itself ({chain}); remove one `base:`.")
     own = _read_yaml(path)
     base = own.pop("base", None)
+    _check_keys(_container(own, str(path), resolve=False), Settings, where=f" in {path}")
     if base is None:
         return own
     if not isinstance(base, str):
@@ -120,6 +118,9 @@ def _read_yaml(path: Path) -> DictConfig:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from None
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{path} must hold settings as `section: {{key: value}}`, not a list or a single value.")
+    plain = OmegaConf.to_container(loaded, resolve=False)
+    for name in [name for name, value in plain.items() if value is None]:
+        del loaded[name]  # a section whose lines are all commented out
     return loaded
 
 
@@ -139,21 +140,23 @@ def _parse_override(override: str) -> DictConfig:
         raise UserError(f"The value of override '{override}' is not YAML ({reason}); quote it or mend it.") from None
     if key in known and is_text(known[key].annotation) and isinstance(value, bool | int | float):
         OmegaConf.update(parsed, key, raw.strip())  # `data.captions=12` and a folder named 2024 are text
+    _check_keys(_container(parsed, override, resolve=False), Settings, where="")
     return parsed
 
 
 def _merge(below: DictConfig, above: DictConfig, where: str) -> DictConfig:
     try:
         merged = OmegaConf.merge(below, above)
-    except OmegaConfBaseException as error:
-        raise UserError(f"Cannot apply {where}: {str(error).splitlines()[0]}.") from None
+    except (OmegaConfBaseException, TypeError) as error:  # TypeError: a list where a section is
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"Cannot apply {where}: a value has the wrong form ({reason}).") from None
     assert isinstance(merged, DictConfig)
     return merged
 
 
-def _container(config: DictConfig, where: str) -> dict[str, Any]:
+def _container(config: DictConfig, where: str, resolve: bool = True) -> dict[str, Any]:
     try:
-        tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        tree = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=resolve)
     except OmegaConfBaseException as error:
         raise UserError(f"A value of {where} cannot be resolved: {str(error).splitlines()[0]}.") from None
     assert isinstance(tree, dict)
@@ -174,8 +177,6 @@ def _check_keys(tree: dict[str, Any], model: type[BaseModel], where: str, prefix
         if section is not None and isinstance(value, dict):
             value = _check_keys(value, section, where, f"{path}.")
         elif is_section(info.annotation):
-            if value is None:  # a section whose lines are all commented out
-                continue
             keys = ", ".join(info.annotation.model_fields)  # type: ignore[union-attr]
             raise UserError(f"{path}{where} is a group of settings, not a value: set one of its keys ({keys}).")
         elif isinstance(value, dict):
