@@ -6,6 +6,8 @@ The operations are the semantic aspects of CIRR's Table 1 (Liu et al., 2021), le
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -43,3 +45,74 @@ class FusionSequence:
 
     text: str
     steps: tuple[Step, ...]
+
+
+_WORD = re.compile(r"\w+")
+
+
+def words(text: str) -> list[str]:
+    """Lower-case runs of letters and digits: what a phrase and its sentence are compared by."""
+    return _WORD.findall(text.lower())
+
+
+def is_traceable(phrase: str, text: str) -> bool:
+    """Whether ``phrase`` is of ``text``: contained in it but for case and spacing, or its words in their order."""
+    if " ".join(phrase.lower().split()) in " ".join(text.lower().split()):
+        return True
+    rest: Iterator[str] = iter(words(text))
+    return all(word in rest for word in words(phrase))  # `in` consumes the iterator: order matters
+
+
+def check_sequence(sequence: FusionSequence, *, max_steps: int) -> list[str]:
+    """What is wrong with a sequence, one sentence per problem; empty when it is sound.
+
+    Sound: one to ``max_steps`` steps (none for a blank text), phrases that are not blank and can be traced to the
+    text, concepts that are lower-case single words, named once per step.
+    """
+    problems: list[str] = []
+    if sequence.text.strip() and not sequence.steps:
+        problems.append("no step for a sentence that is not blank")
+    if len(sequence.steps) > max_steps:
+        problems.append(f"{len(sequence.steps)} steps, at most {max_steps} are taken")
+    for number, step in enumerate(sequence.steps, start=1):
+        if not isinstance(step.operation, Operation):
+            problems.append(f"step {number}: unknown operation {step.operation!r}")
+        if not step.phrase.strip():
+            problems.append(f"step {number}: blank phrase")
+        elif not is_traceable(step.phrase, sequence.text):
+            problems.append(f"step {number}: the phrase {step.phrase[:60]!r} is not of the sentence")
+        for concept in step.concepts:
+            if not concept.strip() or concept != concept.lower() or len(concept.split()) != 1:
+                problems.append(f"step {number}: the concept {concept[:60]!r} is not one lower-case lemma")
+        if len(set(step.concepts)) != len(step.concepts):
+            problems.append(f"step {number}: a concept is named twice")
+    return problems
+
+
+def clip_steps(sequence: FusionSequence, max_steps: int) -> FusionSequence:
+    """The sequence with at most ``max_steps`` steps: later ones are merged into the last that fits.
+
+    The merged step keeps that step's operation, unites the concepts in order, and its phrase runs on to the end
+    of the last phrase where the text holds them in order; elsewhere the phrases are joined by commas.
+    """
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, not {max_steps}")
+    if len(sequence.steps) <= max_steps:
+        return sequence
+    kept, tail = sequence.steps[: max_steps - 1], sequence.steps[max_steps - 1 :]
+    concepts = tuple(dict.fromkeys(c for step in tail for c in step.concepts))
+    merged = Step(tail[0].operation, concepts, _span(sequence, len(kept)))
+    return FusionSequence(sequence.text, (*kept, merged))
+
+
+def _span(sequence: FusionSequence, first: int) -> str:
+    """The words from step ``first`` to the last step."""
+    begin, position = -1, 0
+    for number, step in enumerate(sequence.steps):
+        found = sequence.text.find(step.phrase, position)
+        if found < 0:
+            return ", ".join(s.phrase for s in sequence.steps[first:])
+        if number == first:
+            begin = found
+        position = found + len(step.phrase)
+    return sequence.text[begin:position]

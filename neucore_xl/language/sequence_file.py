@@ -1,0 +1,177 @@
+"""The sequence file: JSON Lines with a header line, one object per sentence, stored beside the annotations."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from neucore_xl.errors import UserError
+from neucore_xl.language.sequence import OPERATIONS, FusionSequence, Operation, Step
+
+FORMAT = "neucore-xl/fusion-sequences"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SequenceFile:
+    """What a file holds: the planner that wrote it, its settings, and the sequence of every sentence."""
+
+    planner: str
+    settings: Mapping[str, Any]
+    by_text: dict[str, FusionSequence]
+    ids: Mapping[str, str] = field(default_factory=dict)  # optional id of a line -> its text
+
+
+def write_sequences(
+    path: Path,
+    sequences: Iterable[FusionSequence],
+    *,
+    planner: str,
+    settings: Mapping[str, Any],
+    force: bool = False,
+) -> int:
+    """Write the file at once or not at all; returns the number of distinct sentences.
+
+    A sentence that comes twice is written once. A file of the same content is left alone; another one is kept
+    and a ``UserError`` raised, unless ``force``.
+    """
+    path = Path(path)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "planner": planner,
+        "settings": dict(settings),
+        "operations": [op.value for op in OPERATIONS],
+    }
+    lines = [_dumps(header)]
+    for sequence in {s.text: s for s in sequences}.values():
+        lines.append(_dumps({"text": sequence.text, "steps": [_step_json(s) for s in sequence.steps]}))
+    content = "\n".join(lines) + "\n"
+    if path.exists() and not force:
+        if path.read_bytes() == content.encode("utf-8"):
+            return len(lines) - 1
+        raise UserError(f"{path} exists and differs: give another name, or ask to overwrite it")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="\n") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}): choose another place or free some room"
+        ) from error
+    return len(lines) - 1
+
+
+def read_sequences(path: Path) -> SequenceFile:
+    """Read a file, every line checked; raises ``UserError`` with file and line for the first thing that is wrong."""
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the sequence file {path} ({error.strerror or error})") from error
+    try:
+        lines = raw.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        bad = raw[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {bad}: not UTF-8 text") from error
+    header = _header(path, lines[0])
+    by_text: dict[str, FusionSequence] = {}
+    ids: dict[str, str] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        data = _object(where, line)
+        sequence = _sequence(where, data)
+        known = by_text.get(sequence.text)
+        if known is not None and known != sequence:
+            raise UserError(
+                f"{where}: the sentence {sequence.text[:60]!r} came before with other steps: keep one of them"
+            )
+        by_text[sequence.text] = sequence
+        if "id" in data:
+            ids[str(data["id"])] = sequence.text
+    return SequenceFile(header["planner"], header.get("settings") or {}, by_text, ids)
+
+
+def _dumps(value: Any) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate: escape this line
+        text = json.dumps(value)
+    return text
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    return {"operation": step.operation.value, "concepts": list(step.concepts), "phrase": step.phrase}
+
+
+def _object(where: str, line: str) -> dict[str, Any]:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: malformed JSON ({error})") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: JSON nested too deeply") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: expected a JSON object, found {type(data).__name__}")
+    return data
+
+
+def _header(path: Path, line: str) -> dict[str, Any]:
+    where = f"{path}, line 1"
+    if not line.strip():
+        raise UserError(f"{where}: expected the header of a sequence file, found nothing")
+    header = _object(where, line)
+    if header.get("format") != FORMAT:
+        raise UserError(f'{where}: not a sequence file, its header must hold "format": "{FORMAT}"')
+    if header.get("version") != VERSION:
+        raise UserError(f"{where}: version {header.get('version')!r} of the format is not known, only {VERSION}")
+    if not isinstance(header.get("planner"), str):
+        raise UserError(f'{where}: the header must name its "planner"')
+    return header
+
+
+def _sequence(where: str, data: dict[str, Any]) -> FusionSequence:
+    text, steps = data.get("text"), data.get("steps")
+    if not isinstance(text, str):
+        raise UserError(f'{where}: "text" must be the sentence')
+    if not isinstance(steps, list):
+        raise UserError(f'{where}: "steps" must be a list')
+    if text.strip() and not steps:
+        raise UserError(f"{where}: a sentence needs at least one step")
+    return FusionSequence(text, tuple(_step(f"{where}, step {i}", s) for i, s in enumerate(steps, start=1)))
+
+
+def _step(where: str, data: Any) -> Step:
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: expected an object with operation, concepts and phrase")
+    concepts, phrase = data.get("concepts", []), data.get("phrase")
+    if not isinstance(concepts, list) or not all(isinstance(c, str) for c in concepts):
+        raise UserError(f'{where}: "concepts" must be a list of words')
+    if not isinstance(phrase, str) or not phrase.strip():
+        raise UserError(f'{where}: "phrase" must hold the words of the sentence that say the edit')
+    return Step(parse_operation(data.get("operation"), where), tuple(concepts), phrase)
+
+
+def parse_operation(value: Any, where: str) -> Operation:
+    """The operation named ``value``; raises ``UserError`` with the nearest known name."""
+    names = [op.value for op in OPERATIONS]
+    if value in names:
+        return Operation(value)
+    near = get_close_matches(str(value).lower(), names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
+    raise UserError(f"{where}: unknown operation {value!r}; {hint}")
