@@ -42,6 +42,9 @@ class DataSettings(Section):
     target_pad: float = Field(
         1.25, ge=1.0, description="Pad an image to this long/short side ratio when it exceeds it; 0 is not a value."
     )
+    empty_text: Literal["refuse", "keep"] = Field(
+        "refuse", description="What becomes of a pair with a target and no words: stop, or keep it as it is."
+    )
     workers: NonNegativeInt = Field(2, description="Decoding processes; 0 decodes in the training process.")
 
 

@@ -1,0 +1,158 @@
+"""Reader of Fashion-IQ: ``captions/``, ``image_splits/`` and ``images/NAME.png`` (or jpg, jpeg), by category.
+
+Source of the format: Wu et al., "Fashion IQ" (CVPR 2021) and the released files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_lowercase
+from typing import Any, Literal
+
+from neucore_xl.data.jsonfile import read_json, text_field, texts
+from neucore_xl.data.triplets import Gallery, Split, Triplet
+from neucore_xl.errors import UserError
+
+CATEGORIES = ("dress", "shirt", "toptee")
+SUFFIXES = (".png", ".jpg", ".jpeg")  # where a name has several files, the first of these is read
+
+Captions = Literal["12", "21", "both"]
+GalleryKind = Literal["original", "val"]
+EmptyText = Literal["refuse", "keep"]
+
+
+def captions_path(root: Path, category: str, split: str) -> Path:
+    return root / "captions" / f"cap.{category}.{split}.json"
+
+
+def image_list_path(root: Path, category: str, split: str) -> Path:
+    return root / "image_splits" / f"split.{category}.{split}.json"
+
+
+def splits_in(root: Path) -> dict[str, tuple[str, ...]]:
+    """Category → names of the splits of which there are captions."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(root.glob("captions/cap.*.*.json")):
+        _, category, split, _ = path.name.split(".", 3)
+        found.setdefault(category, []).append(split)
+    return {category: tuple(splits) for category, splits in found.items()}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a caption file, its types checked and nothing else."""
+
+    reference: str
+    target: str | None
+    captions: tuple[str, ...]
+
+
+def parse_row(raw: Any, where: str) -> Row:
+    """``raw`` as a ``Row``; raises ``UserError`` beginning with ``where`` if a field is missing or of another type."""
+    reference = text_field(raw, "candidate", where)
+    target = None if raw.get("target") is None else text_field(raw, "target", where)
+    if "captions" not in raw:
+        raise UserError(f"{where} has no `captions`; add a list of two.")
+    return Row(reference, target, tuple(texts(raw["captions"], f"{where}: `captions`")))
+
+
+def clean(caption: str) -> str:
+    """The caption without outer white space and trailing punctuation, inner white space as single blanks."""
+    return " ".join(caption.split()).rstrip(" .?!,")
+
+
+def join(captions: Sequence[str]) -> str:
+    """The captions as one sentence, "c1 and c2"; empty ones are left out (the released files hold some)."""
+    return " and ".join(c for c in map(clean, captions) if c)
+
+
+def read_image_list(root: Path, category: str, split: str) -> tuple[str, ...]:
+    """Names of the split file in file order, repeats left in; raises ``UserError`` on an entry that is not a text."""
+    path = image_list_path(root, category, split)
+    return tuple(texts(read_json(path, list), f"{path}"))
+
+
+def find_images(root: Path) -> dict[str, list[Path]]:
+    """Image name → its files below ``images/``, preferred suffix first; one listing of the folder for all names."""
+    folder = root / "images"
+    found: dict[str, list[Path]] = {}
+    if not folder.is_dir():
+        return found
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() in SUFFIXES:
+                found.setdefault(stem, []).append(folder / entry.name)
+    for files in found.values():
+        files.sort(key=lambda p: (SUFFIXES.index(p.suffix.lower()), p.name))
+    return found
+
+
+def read_split(
+    root: Path | str,
+    split: str,
+    *,
+    categories: Sequence[str] = CATEGORIES,
+    captions: Captions = "12",
+    gallery: GalleryKind = "original",
+    empty_text: EmptyText = "refuse",
+) -> Split:
+    """Every row of ``split`` of the categories, in order, and one gallery per category.
+
+    ``captions``: one query per row that reads "c1 and c2" (``12``) or "c2 and c1" (``21``), or one query per caption
+    (``both``; ids end in ``-a``, ``-b``; a caption of no words stays a query without words, so that the number
+    of queries is a protocol's). ``gallery``: all names of the split file, or only the images of the split's rows.
+    A row without words is kept where it has no target; where it has one, ``empty_text`` decides. Raises
+    ``UserError`` naming file and row for a malformed row, an empty text (``refuse``) and an image that the
+    split does not list.
+    """
+    root = Path(root)
+    files = find_images(root)
+    triplets: list[Triplet] = []
+    galleries: dict[str, Gallery] = {}
+    for category in categories:
+        listed = dict.fromkeys(read_image_list(root, category, split))
+        rows = _read_rows(root, category, split, listed, empty_text)
+        for number, row in enumerate(rows):
+            triplets.extend(_queries(row, f"{category}-{split}-{number}", category, captions))
+        if gallery == "val":
+            used = {name for row in rows for name in (row.reference, row.target)}
+            names = tuple(name for name in listed if name in used)
+        else:
+            names = tuple(listed)
+        galleries[category] = Gallery(names, {name: _path(root, name, files) for name in names})
+    return Split("fashion-iq", split, root, tuple(triplets), galleries)
+
+
+def _read_rows(root: Path, category: str, split: str, listed: Mapping[str, None], empty_text: EmptyText) -> list[Row]:
+    path = captions_path(root, category, split)
+    rows = []
+    for number, raw in enumerate(read_json(path, list)):
+        where = f"{path}, row {number}"
+        row = parse_row(raw, where)
+        if row.target is not None and empty_text == "refuse" and not join(row.captions):
+            raise UserError(f"{where}: all captions are empty; write one or pass data.empty_text=keep.")
+        for name in (row.reference, row.target):
+            if name is not None and name not in listed:
+                raise UserError(
+                    f"{where} names image {name}, which {image_list_path(root, category, split)} does not list; add it."
+                )
+        rows.append(row)
+    return rows
+
+
+def _queries(row: Row, id: str, category: str, captions: Captions) -> list[Triplet]:
+    def query(id: str, text: str) -> Triplet:
+        return Triplet(id, row.reference, row.target, text, captions=row.captions, category=category)
+
+    if captions == "both":
+        return [query(f"{id}-{letter}", clean(c)) for letter, c in zip(ascii_lowercase, row.captions, strict=False)]
+    return [query(id, join(row.captions if captions == "12" else row.captions[::-1]))]
+
+
+def _path(root: Path, name: str, files: Mapping[str, list[Path]]) -> Path:
+    """The file of image ``name``; where there is none, the name that the user should give it."""
+    return files[name][0] if name in files else root / "images" / f"{name}{SUFFIXES[0]}"
