@@ -118,7 +118,7 @@ def _read_yaml(path: Path) -> DictConfig:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from None
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{path} must hold settings as `section: {{key: value}}`, not a list or a single value.")
-    plain = OmegaConf.to_container(loaded, resolve=False)
+    plain = _container(loaded, str(path), resolve=False)
     for name in [name for name, value in plain.items() if value is None]:
         del loaded[name]  # a section whose lines are all commented out
     return loaded

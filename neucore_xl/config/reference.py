@@ -13,6 +13,8 @@ from neucore_xl.config.fields import SettingKey, setting_keys
 from neucore_xl.config.load import recipe_names
 from neucore_xl.config.schema import Settings
 
+MARK = "Written by `neucore-xl config reference"  # how the command recognises its own page
+
 _HEAD = """\
 # Settings
 
@@ -22,14 +24,12 @@ A recipe is a YAML file of the values that differ from the defaults below; `base
 recipe. Every command that takes a recipe also takes `key.sub=value` overrides, for example
 `neucore-xl train cirr-vit-b16 --run runs/b16 train.batch_size=64 'backbone.freeze={image: 6, text: 0}'`.
 `neucore-xl config show RECIPE [key=value …]` prints the resolved tree.
-
-Packaged recipes: {recipes}.
 """
 
 
 def render() -> str:
     """The whole page as Markdown: a table of key, allowed values, default and description for every section."""
-    parts = [_HEAD.format(recipes=", ".join(f"`{name}`" for name in recipe_names()))]
+    parts = [_HEAD + f"\nPackaged recipes: {', '.join(f'`{name}`' for name in recipe_names())}.\n"]
     for name, info in Settings.model_fields.items():
         section = info.annotation
         assert isinstance(section, type)

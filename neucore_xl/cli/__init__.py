@@ -1,0 +1,69 @@
+"""The one command, thin: parse, call, print. Nothing heavy is imported before a sub-command really runs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from neucore_xl import __version__
+from neucore_xl.cli import config, data, demo, prepare, submission, train
+from neucore_xl.errors import UserError
+
+app = typer.Typer(
+    name="neucore-xl",
+    help="Composed image retrieval: train, evaluate and prepare data. Start with `neucore-xl demo`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"neucore-xl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+app.command("train")(train.train)
+app.command("demo")(demo.demo)
+app.add_typer(config.app, name="config")
+app.add_typer(data.app, name="data")
+app.add_typer(prepare.app, name="prepare")
+app.add_typer(submission.app, name="submission")
+
+# What the machine and not the program is to blame for: one sentence, no trace.
+_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``arguments`` (default: the process's own) and exit: 0 done, 1 done with a bad answer, 2 wrong call or input.
+
+    A `UserError` is printed as one sentence on stderr; a full disk or a folder that refuses writing likewise (exit 1).
+    """
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="neucore-xl")
+    except UserError as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _MACHINE:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        _say(f"{os.strerror(error.errno)}{where}; free space or choose another folder, nothing finished is lost.")
+        sys.exit(1)
+
+
+def _say(sentence: str) -> None:
+    print(f"neucore-xl: {sentence}", file=sys.stderr)

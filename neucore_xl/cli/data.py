@@ -1,0 +1,60 @@
+"""``neucore-xl data``: examine annotations and images, or generate a benchmark."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Examine data, or generate a benchmark.", no_args_is_help=True)
+generators = typer.Typer(help="Generate a benchmark.", no_args_is_help=True)
+app.add_typer(generators, name="generate")
+
+
+class Layout(str, Enum):
+    """The annotation formats."""
+
+    CIRR = "cirr"
+    FASHION_IQ = "fashion-iq"
+
+
+@app.command()
+def doctor(
+    name: Annotated[Layout, typer.Argument(help="Annotation format.")],
+    root: Annotated[Path, typer.Argument(help="Folder of the annotations and images.")],
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Also open every image.")] = True,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the report here.")
+    ] = None,
+) -> None:
+    """Say what is there, what is missing and every irregular row; exit 0 if it can be trained on, 1 if not."""
+    from rich.console import Console
+
+    from neucore_xl.cli.output import write_json
+    from neucore_xl.data.doctor import examine
+
+    report = examine(name.value, root, images=images)
+    report.print(Console())
+    if json_file is not None:
+        write_json(json_file, report.to_json())
+    raise typer.Exit(0 if report.trainable else 1)
+
+
+@generators.command()
+def shapes(
+    out: Annotated[Path, typer.Argument(help="New folder for annotations, images and the truth beside them.")],
+    layout: Annotated[Layout, typer.Option(help="File format.")] = Layout.CIRR,
+    train: Annotated[int, typer.Option(min=0, help="Training images.")] = 6000,
+    val: Annotated[int, typer.Option(min=0, help="Validation images.")] = 1200,
+    test: Annotated[int, typer.Option(min=0, help="Test images.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same files.")] = 0,
+    size: Annotated[int, typer.Option(min=16, help="Side of an image in pixels.")] = 96,
+    workers: Annotated[int, typer.Option(min=1, help="Drawing processes.")] = 2,
+) -> None:
+    """Scenes of coloured, textured, placed and counted objects, with sentences and their true fusion sequences."""
+    from neucore_xl.data.shapes.generate import generate
+
+    summary = generate(out, layout=layout.value, train=train, val=val, test=test, seed=seed, size=size, workers=workers)
+    typer.echo(str(summary))
