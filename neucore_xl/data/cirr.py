@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from neucore_xl.data.jsonfile import read_json, text_field, texts
+from neucore_xl.data.jsonfile import read_json, text_field, text_list
 from neucore_xl.data.triplets import Gallery, Split, Triplet
 from neucore_xl.errors import UserError
 
@@ -71,7 +71,7 @@ def parse_row(raw: Any, where: str) -> Row:
         target=target,
         caption=caption,
         set_id=str(image_set.get("id")),
-        members=tuple(texts(image_set["members"], f"{where}: `members`")),
+        members=tuple(text_list(image_set["members"], f"{where}: `members`")),
         reference_rank=image_set.get("reference_rank"),
         target_rank=image_set.get("target_rank"),
         target_soft={name: float(value) for name, value in soft.items()},

@@ -27,7 +27,7 @@ def open_split(
     gallery: str = "original",
     empty_text: Literal["refuse", "keep"] = "refuse",
 ) -> Split:
-    """``split`` of the dataset ``name`` (``cirr`` or ``fashion-iq``) below ``root``; annotations only, no image is opened.
+    """``split`` of the dataset ``name`` (``cirr`` or ``fashion-iq``) below ``root``; no image is opened.
 
     ``categories``, ``captions`` (``12``, ``21``, ``both``) and ``gallery`` (``original``, ``val``) matter to
     Fashion-IQ alone. ``empty_text`` says what becomes of a labelled row without words. Raises ``UserError``

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Literal
 
-from neucore_xl.data.jsonfile import read_json, text_field, texts
+from neucore_xl.data.jsonfile import read_json, text_field, text_list
 from neucore_xl.data.triplets import Gallery, Split, Triplet
 from neucore_xl.errors import UserError
 
@@ -56,7 +56,7 @@ def parse_row(raw: Any, where: str) -> Row:
     target = None if raw.get("target") is None else text_field(raw, "target", where)
     if "captions" not in raw:
         raise UserError(f"{where} has no `captions`; add a list of two.")
-    return Row(reference, target, tuple(texts(raw["captions"], f"{where}: `captions`")))
+    return Row(reference, target, tuple(text_list(raw["captions"], f"{where}: `captions`")))
 
 
 def clean(caption: str) -> str:
@@ -72,7 +72,7 @@ def join(captions: Sequence[str]) -> str:
 def read_image_list(root: Path, category: str, split: str) -> tuple[str, ...]:
     """Names of the split file in file order, repeats left in; raises ``UserError`` on an entry that is not a text."""
     path = image_list_path(root, category, split)
-    return tuple(texts(read_json(path, list), f"{path}"))
+    return tuple(text_list(read_json(path, list), f"{path}"))
 
 
 def find_images(root: Path) -> dict[str, list[Path]]:
@@ -83,9 +83,9 @@ def find_images(root: Path) -> dict[str, list[Path]]:
         return found
     with os.scandir(folder) as entries:
         for entry in entries:
-            stem, suffix = os.path.splitext(entry.name)
-            if suffix.lower() in SUFFIXES:
-                found.setdefault(stem, []).append(folder / entry.name)
+            path = folder / entry.name
+            if path.suffix.lower() in SUFFIXES:
+                found.setdefault(path.stem, []).append(path)
     for files in found.values():
         files.sort(key=lambda p: (SUFFIXES.index(p.suffix.lower()), p.name))
     return found
@@ -149,7 +149,8 @@ def _queries(row: Row, id: str, category: str, captions: Captions) -> list[Tripl
         return Triplet(id, row.reference, row.target, text, captions=row.captions, category=category)
 
     if captions == "both":
-        return [query(f"{id}-{letter}", clean(c)) for letter, c in zip(ascii_lowercase, row.captions, strict=False)]
+        texts = [clean(c) for c in row.captions] or [""]
+        return [query(f"{id}-{ascii_lowercase[i] if i < 26 else i}", text) for i, text in enumerate(texts)]
     return [query(id, join(row.captions if captions == "12" else row.captions[::-1]))]
 
 

@@ -37,9 +37,8 @@ def read_json(path: Path | str, expect: type[T], *, clashes: list[str] | None = 
     try:
         value = json.loads(text, object_pairs_hook=pairs)
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}); mend or replace the file."
-        ) from None
+        place = f"{path}, line {error.lineno}, column {error.colno}"
+        raise UserError(f"{place}: not valid JSON ({error.msg}); mend or replace the file.") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply to be an annotation file; replace it.") from None
     if not isinstance(value, expect):
@@ -65,7 +64,7 @@ def _read_text(path: Path) -> str:
 
 
 def text_field(row: Any, key: str, where: str) -> str:
-    """``row[key]``, a text; raises ``UserError`` beginning with ``where`` if the row or the field is not as it must be."""
+    """``row[key]``, a text; raises ``UserError`` beginning with ``where`` if it is missing or of another type."""
     if not isinstance(row, dict):
         raise UserError(f"{where} is not an object; every row is one JSON object.")
     if key not in row:
@@ -76,7 +75,7 @@ def text_field(row: Any, key: str, where: str) -> str:
     return value
 
 
-def texts(values: Any, where: str) -> Sequence[str]:
+def text_list(values: Any, where: str) -> Sequence[str]:
     """``values`` if it is a list of texts; raises ``UserError`` beginning with ``where`` otherwise."""
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
         raise UserError(f"{where} must be a list of texts, not {str(values)[:80]}.")
