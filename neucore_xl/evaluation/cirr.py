@@ -7,8 +7,9 @@ How irregular rows count (each kind is listed with its number under ``irregular`
 - ``target not in the subset`` (an empty subset included) — a miss in the subset only.
 - ``subset members not in the gallery`` — there is no score for them; the other members are ranked without them.
 - ``reference not in its subset`` — all members are ranked. ``reference not in the gallery`` — nothing is taken out.
-- ``no positive soft label`` — with soft labels such a query scores 0; the file is followed to the letter, so a
-  hard target that ``target_soft`` does not list, or lists below 1, does not count as 1.
+- ``hard target below 1 in the soft labels``, ``no positive soft label`` (listed with soft labels only) — the file is
+  followed to the letter: a hard target that ``target_soft`` omits or lists below 1 does not count as 1, and a query
+  of which nothing rankable is labelled above 0 scores 0.
 
 No row is left out of the averages.
 """
@@ -67,8 +68,8 @@ def evaluate(split: Split, chunks: Iterable[Chunk], *, labels: Labels = "hard") 
         )
     gallery = split.galleries[""].names
     plan = _Plan.of(split.triplets, gallery)
-    n, ids = len(split.triplets), tuple(t.id for t in split.triplets)
-    rank, rank_subset = np.empty(n, np.int64), np.empty(n, np.int64)
+    ids = tuple(t.id for t in split.triplets)
+    rank, rank_subset = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
     soft = np.full(plan.soft.shape, UNRANKED, dtype=np.int64)
     soft_subset = np.full(plan.members.shape, UNRANKED, dtype=np.int64)
     for rows, scores in checked(chunks, ids, len(gallery)):
@@ -98,7 +99,7 @@ def evaluate(split: Split, chunks: Iterable[Chunk], *, labels: Labels = "hard") 
     }
     irregular = dict(plan.irregular)
     if labels == "hard":
-        irregular.pop(_NO_SOFT, None)
+        irregular = {kind: n for kind, n in irregular.items() if kind not in (_NO_SOFT, _SOFT_TARGET)}
     protocol = {
         "dataset": split.dataset,
         "split": split.name,
@@ -120,6 +121,7 @@ def evaluate(split: Split, chunks: Iterable[Chunk], *, labels: Labels = "hard") 
 
 
 _NO_SOFT = "no positive soft label"
+_SOFT_TARGET = "hard target below 1 in the soft labels"
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class _Plan:
             irregular["reference not in its subset"] += bool(t.subset) and t.reference not in t.subset
             irregular["reference not in the gallery"] += reference[i] == ABSENT
             irregular[_NO_SOFT] += not useful
+            irregular[_SOFT_TARGET] += t.target is not None and graded.get(t.target, 0.0) < 1
         irregular = Counter({k: int(v) for k, v in irregular.items() if v})
         wide = padded(members, 5)
         labelled = padded(soft, 1)

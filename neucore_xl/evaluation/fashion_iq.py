@@ -128,10 +128,11 @@ def base_id(triplet_id: str) -> str:
 def _check_reading(split: Split, captions: Captions) -> None:
     """Refuse a split whose queries were not read as ``captions`` says (a paired id ends with -a or -b)."""
     paired = len({base_id(t.id) for t in split.triplets}) < len(split.triplets)
-    if paired != (captions in ("both", "mean")):
+    wants = captions in ("both", "mean")
+    if paired != wants:
         raise UserError(
-            f"captions {captions} needs a split opened with captions={'both' if captions in ('both', 'mean') else captions}"
-            f", but its rows were read as {'two queries each' if paired else 'one query each'}"
+            f"captions {captions} needs a split opened with captions={'both' if wants else captions}, "
+            f"but its rows were read as {'two queries' if paired else 'one query'} each"
         )
 
 

@@ -1,0 +1,146 @@
+"""The two files that CIRR's evaluation server takes for test1, and a check of such a file before it is sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neucore_xl.data.triplets import Split, Triplet
+from neucore_xl.errors import UserError
+from neucore_xl.evaluation.ranking import ABSENT, Chunk, checked, columns, padded, top_k
+from neucore_xl.evaluation.result import write_json
+
+VERSION = "rc2"
+NAMES_PER_QUERY = {"recall": 50, "recall_subset": 3}
+MAX_BYTES = 5_000_000  # the server says 5 MB; the smaller reading of it
+EXAMPLES = 3  # of a problem that many queries share, this many are named
+
+
+def file_names(split: str) -> dict[str, str]:
+    """Metric → name of the file that :func:`write` makes for it."""
+    return {metric: f"{split}.{metric}.json" for metric in NAMES_PER_QUERY}
+
+
+def write(directory: Path, split: Split, chunks: Iterable[Chunk], *, force: bool = False) -> tuple[Path, Path]:
+    """Write ``<split>.recall.json`` (50 names per query) and ``<split>.recall_subset.json`` (3 of the subset).
+
+    Args:
+        split: a CIRR split, labelled or not; rows are ``split.triplets``, columns its gallery's names.
+        chunks: consecutive ``(first query, scores [q, G])``. Equal scores stand in gallery order.
+
+    Returns:
+        The two paths, both checked. A gallery of fewer than 51 images gives all of them but the reference.
+
+    Raises:
+        UserError: a file is there already (and not ``force``), cannot be written, or fails its own check.
+    """
+    paths = {metric: directory / name for metric, name in file_names(split.name).items()}
+    if not force:
+        for path in paths.values():
+            if path.exists():
+                raise UserError(f"{path} is there already: choose another --out, or replace it with --force")
+    gallery = split.galleries[""].names
+    triplets = split.triplets
+    reference = columns([t.reference for t in triplets], gallery)
+    members = padded([[int(c) for c in columns(_others(t), gallery) if c != ABSENT] for t in triplets], 1)
+    files: dict[str, dict[str, Any]] = {m: {"version": VERSION, "metric": m} for m in NAMES_PER_QUERY}
+    for rows, scores in checked(chunks, [t.id for t in triplets], len(gallery)):
+        best = top_k(scores, NAMES_PER_QUERY["recall"], reference[rows])
+        slots = members[rows]
+        inside = np.take_along_axis(scores, np.where(slots >= 0, slots, 0), axis=1)
+        nearest = top_k(inside, NAMES_PER_QUERY["recall_subset"], slots < 0)
+        for i, t in enumerate(triplets[rows]):
+            files["recall"][t.id] = [gallery[c] for c in best[i] if c != ABSENT]
+            files["recall_subset"][t.id] = [gallery[slots[i, c]] for c in nearest[i] if c != ABSENT]
+    written = [write_json(paths[metric], files[metric]) for metric in NAMES_PER_QUERY]
+    for path in written:
+        problems = check(path, split)
+        if problems:
+            raise UserError(f"{path} would be refused by the server: {problems[0]}")
+    return written[0], written[1]
+
+
+def check(file: Path, split: Split) -> list[str]:
+    """Everything that is wrong with a submission file for ``split``, one sentence each; empty when it can be sent.
+
+    Raises:
+        UserError: the file cannot be read at all.
+    """
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+    problems = []
+    if len(raw) > MAX_BYTES:
+        problems.append(f"the file has {len(raw):,} bytes; the server takes at most {MAX_BYTES:,}")
+    repeated: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(pairs)
+        if len(out) < len(pairs):
+            seen: set[str] = set()
+            repeated.extend(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        return out
+
+    try:
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        return [*problems, f"not JSON: {error.msg} in line {error.lineno}"]
+    except UnicodeDecodeError:
+        return [*problems, "not JSON: the file is not UTF-8 text"]
+    if not isinstance(content, dict):
+        return [*problems, "the file must hold one JSON object"]
+    if content.get("version") != VERSION:
+        problems.append(f'"version" must be "{VERSION}", not {json.dumps(content.get("version"))}')
+    metric = content.get("metric")
+    if not isinstance(metric, str) or metric not in NAMES_PER_QUERY:
+        allowed = " or ".join(f'"{m}"' for m in NAMES_PER_QUERY)
+        return [*problems, f'"metric" must be {allowed}, not {json.dumps(metric)}']
+    answers = {k: v for k, v in content.items() if k not in ("version", "metric")}
+    expected = {t.id: t for t in split.triplets}
+    problems += _listed("twice in the file", repeated)
+    problems += _listed("missing", [i for i in expected if i not in answers])
+    problems += _listed(f"not a pair id of {split.name}", [i for i in answers if i not in expected])
+    known = frozenset(split.galleries[""].names)
+    found: dict[str, list[str]] = {}
+    for pair, names in answers.items():
+        if pair in expected:
+            for problem in _answer_problems(names, metric, expected[pair], known):
+                found.setdefault(problem, []).append(pair)
+    for problem, pairs in found.items():
+        problems += _listed(problem, pairs)
+    return problems
+
+
+def _others(triplet: Triplet) -> list[str]:
+    return [m for m in dict.fromkeys(triplet.subset) if m != triplet.reference]
+
+
+def _answer_problems(names: Any, metric: str, triplet: Triplet, known: frozenset[str]) -> list[str]:
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        return ["not a list of image names"]
+    candidates = set(known if metric == "recall" else _others(triplet)) & known - {triplet.reference}
+    wanted = min(NAMES_PER_QUERY[metric], len(candidates))
+    tests: Sequence[tuple[str, Callable[[], bool]]] = (
+        (f"not exactly {wanted} names", lambda: len(names) != wanted),
+        ("the same name twice", lambda: len(set(names)) < len(names)),
+        ("the reference image among the names", lambda: triplet.reference in names),
+        ("a name that is not an image of the split", lambda: not known.issuperset(names)),
+        (
+            "a name from outside the query's subset",
+            lambda: metric == "recall_subset" and not set(names) & known <= set(triplet.subset),
+        ),
+    )
+    return [problem for problem, holds in tests if holds()]
+
+
+def _listed(problem: str, pairs: Sequence[str]) -> list[str]:
+    """One sentence for a problem of many queries, naming the first few; nothing for none."""
+    if not pairs:
+        return []
+    named = ", ".join(pairs[:EXAMPLES]) + (", …" if len(pairs) > EXAMPLES else "")
+    return [f"{problem}: {len(pairs)} {'query' if len(pairs) == 1 else 'queries'} ({named})"]
