@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +35,7 @@ def cut_log(path: Path, last_step: int) -> None:
     kept = [r for r in read_log(path) if r["step"] <= last_step]
     fresh = path.with_name(path.name + ".tmp")
     fresh.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-    os.replace(fresh, path)
+    fresh.replace(path)
 
 
 class Journal:
