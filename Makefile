@@ -1,0 +1,60 @@
+# Two commands for a fresh machine: `git clone` and `make demo`. Everything below runs in .venv of this folder.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+# The environment is rebuilt when pyproject.toml changes in content, not when git touches its date.
+STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c "import hashlib; print(hashlib.sha256(open('pyproject.toml', 'rb').read()).hexdigest()[:16])")
+# torch takes every core that it sees, which in a container is often more than it may use.
+export OMP_NUM_THREADS ?= 2
+export TOKENIZERS_PARALLELISM ?= false
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup demo test test-fast test-slow check lint format docs clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## make .venv and install the package with its developer tools (with uv where there is one)
+
+$(STAMP):
+ifeq ($(UV),)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+else
+	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python -e ".[dev]"
+endif
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+demo: setup  ## generated data, NEUCORE-XL and the floor rows, a table and a page in runs/demo
+	$(BIN)/neucore-xl demo --out runs/demo
+
+test: test-fast test-slow  ## all tests, fast ones first
+
+test-fast: setup
+	$(PYTEST) -m "not slow"
+
+test-slow: setup
+	$(PYTEST) -m slow
+
+check: lint  ## what a change must pass: style, types, import direction, fast tests with coverage
+	$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## rewrite the files in the house's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: setup  ## rewrite the generated pages
+	$(BIN)/neucore-xl config reference --write docs/settings.md
+
+clean:  ## remove caches and build products; .venv, data and runs stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage htmlcov build dist
+	find neucore_xl tests eval -name __pycache__ -type d -prune -exec rm -rf {} +
