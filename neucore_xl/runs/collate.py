@@ -1,0 +1,168 @@
+"""A list of triplets becomes one ``Batch``: every image once, every column once, what must not be a negative marked."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from neucore_xl.config.schema import FusionSettings, LossSettings
+from neucore_xl.data.batches import Batch, ImageInput, Inputs, SequenceBatch, TextInput
+from neucore_xl.data.triplets import Split, Triplet
+from neucore_xl.errors import UserError
+from neucore_xl.language.sequence import OPERATION_INDEX, FusionSequence, Step, clip_steps
+
+if TYPE_CHECKING:
+    from neucore_xl.language.vocabulary import Vocabulary
+
+
+class Collator:
+    """Call it with triplets for a training ``Batch``; ``queries`` needs no targets. Picklable if its inputs are.
+
+    ``sequences`` and ``concepts`` map a triplet's text to its planned edits and to its distinct concepts; a text
+    that is absent has none. Everything is a function of the given triplets alone (hard negatives of a subset are
+    drawn with a seed made from ``seed`` and the batch's ids), so a resumed run sees the batches of an unbroken one,
+    and the number of loader workers changes nothing.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        sequences: Mapping[str, FusionSequence],
+        concepts: Mapping[str, Sequence[str]],
+        vocabulary: Vocabulary | None,
+        fusion: FusionSettings,
+        loss: LossSettings,
+        split: Split,
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.inputs = inputs
+        self.sequences = sequences
+        self.concepts = concepts
+        self.vocabulary = vocabulary
+        self.fusion = fusion
+        self.loss = loss
+        self.seed = seed
+        answers: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for t in split.triplets:
+            if t.target is not None:
+                answers[t.reference, t.text].add(t.target)
+        self._answers = {query: found for query, found in answers.items() if len(found) > 1}
+
+    def __call__(self, triplets: Sequence[Triplet]) -> Batch:
+        """The batch of B labelled triplets; raises ``UserError`` naming a triplet without a target."""
+        images = _Numbered()
+        reference = [images.number(t.reference) for t in triplets]
+        columns = _Numbered()  # image names, by gallery column
+        positive = [columns.number(_target(t)) for t in triplets]
+        if self.loss.reference_negatives:
+            for t in triplets:
+                columns.number(t.reference)
+        for name in self._subset_negatives(triplets):
+            columns.number(name)
+        gallery = [images.number(name) for name in columns.names]
+        return Batch(
+            ids=tuple(t.id for t in triplets),
+            images=self.inputs.images(images.names),
+            reference=torch.tensor(reference, dtype=torch.long),
+            texts=self.inputs.texts([t.text for t in triplets]),
+            sequence=self.sequence(triplets),
+            gallery=torch.tensor(gallery, dtype=torch.long),
+            positive=torch.tensor(positive, dtype=torch.long),
+            exclude=self._exclude(triplets, columns.names),
+            concept_labels=self._labels(triplets),
+        )
+
+    def queries(self, triplets: Sequence[Triplet]) -> tuple[ImageInput, TextInput, SequenceBatch]:
+        """Reference images [B], texts [B] and sequences of queries, labelled or not."""
+        return (
+            self.inputs.images([t.reference for t in triplets]),
+            self.inputs.texts([t.text for t in triplets]),
+            self.sequence(triplets),
+        )
+
+    def sequence(self, triplets: Sequence[Triplet]) -> SequenceBatch:
+        """Planned edits and named concepts of the B triplets, padded to the longest of each."""
+        steps = [self._steps(t.text) for t in triplets]
+        concepts = [tuple(self.concepts.get(t.text, ())) for t in triplets]
+        short = _Numbered()
+        phrase = [[short.number(step.phrase) for step in row] for row in steps]
+        concept = [[short.number(name) for name in row] for row in concepts]
+        operation = [[OPERATION_INDEX[step.operation] for step in row] for row in steps]
+        return SequenceBatch(
+            # One blank text where there is none: no tower has to take an empty batch, and index 0 is always valid.
+            short_texts=self.inputs.texts(short.names or [""]),
+            phrase=_padded(phrase),
+            operation=_padded(operation),
+            step_mask=_mask(phrase),
+            concept=_padded(concept),
+            concept_mask=_mask(concept),
+        )
+
+    def _steps(self, text: str) -> tuple[Step, ...]:
+        found = self.sequences.get(text)
+        return clip_steps(found, self.fusion.max_steps).steps if found is not None else ()
+
+    def _labels(self, triplets: Sequence[Triplet]) -> torch.Tensor | None:
+        if self.vocabulary is None or not self.vocabulary.names or self.loss.concept_weight == 0:
+            return None
+        return torch.from_numpy(self.vocabulary.labels([self.concepts.get(t.text, ()) for t in triplets]))
+
+    def _also_right(self, triplet: Triplet) -> set[str]:
+        """Images that answer the query too: soft targets above 0, and targets of the same query elsewhere."""
+        soft = {name for name, value in triplet.target_soft.items() if value > 0}
+        return (soft | self._answers.get((triplet.reference, triplet.text), set())) - {triplet.target or ""}
+
+    def _subset_negatives(self, triplets: Sequence[Triplet]) -> Iterable[str]:
+        count = self.loss.subset_negatives
+        if not count:
+            return
+        batch = "\x1f".join(t.id for t in triplets)
+        for t in triplets:
+            banned = {t.reference, t.target} | self._also_right(t)
+            members = [name for name in dict.fromkeys(t.subset) if name not in banned]
+            yield from random.Random(f"{self.seed}\x1f{t.id}\x1f{batch}").sample(members, min(count, len(members)))
+
+    def _exclude(self, triplets: Sequence[Triplet], columns: Sequence[str]) -> torch.Tensor:
+        exclude = torch.zeros(len(triplets), len(columns), dtype=torch.bool)
+        position = {name: i for i, name in enumerate(columns)}
+        for row, t in enumerate(triplets):
+            for name in self._also_right(t):
+                if name in position:
+                    exclude[row, position[name]] = True
+        return exclude
+
+
+class _Numbered:
+    """Distinct names in first-seen order and the number of each."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._numbers: dict[str, int] = {}
+
+    def number(self, name: str) -> int:
+        if name not in self._numbers:
+            self._numbers[name] = len(self.names)
+            self.names.append(name)
+        return self._numbers[name]
+
+
+def _target(triplet: Triplet) -> str:
+    if triplet.target is None:
+        raise UserError(f"triplet {triplet.id} has no target: train on a labelled split (data.train_split).")
+    return triplet.target
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    width = max((len(row) for row in rows), default=0)
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.long).view(len(rows), width)
+
+
+def _mask(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    width = max((len(row) for row in rows), default=0)
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+    return torch.arange(width)[None, :] < lengths[:, None]

@@ -1,0 +1,88 @@
+"""What a run stood on: versions, revision, machine, command and the annotations, as one JSON object."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from neucore_xl.config.schema import Settings
+
+PACKAGES = (
+    "neucore-xl", "torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "spacy", "datasets",
+    "safetensors", "accelerate", "deepspeed",
+)  # fmt: skip
+ANNOTATIONS = ("captions", "captions_ext", "image_splits")
+
+
+def describe(settings: Settings, command: Sequence[str]) -> dict[str, Any]:
+    """The object of ``environment.json``; every fact that cannot be found out is null."""
+    return {
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(command),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": git_revision(),
+        "data": {"root": str(settings.data.root), "fingerprint": data_fingerprint(settings.data.root)},
+        "host": _host(),
+    }
+
+
+def data_fingerprint(root: Path) -> str | None:
+    """SHA-256 over names and contents of the annotation files (JSON) under ``root``; None if there are none."""
+    found = sorted(p for folder in ANNOTATIONS for p in (root / folder).rglob("*.json"))
+    if not found:
+        return None
+    digest = hashlib.sha256()
+    for path in found:
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(root).as_posix()}\x1f{content}\n".encode())
+    return digest.hexdigest()
+
+
+def git_revision() -> dict[str, Any] | None:
+    """Revision and dirty flag of the checkout that holds this package; None outside a checkout or without git."""
+    package = Path(__file__).resolve().parent.parent
+    top = _git(package, "rev-parse", "--show-toplevel")
+    # An installed copy may lie in an environment inside somebody else's repository.
+    if top is None or _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    revision = _git(package, "rev-parse", "HEAD")
+    status = _git(package, "status", "--porcelain", "--untracked-files=no")
+    return {"revision": revision, "dirty": bool(status)} if revision else None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _host() -> dict[str, Any]:
+    import torch
+
+    gpu = torch.cuda.is_available()
+    return {
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if gpu else None,
+        "gpus": torch.cuda.device_count() if gpu else 0,
+    }

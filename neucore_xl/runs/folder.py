@@ -1,0 +1,161 @@
+"""The run folder: everything that explains a run, and a lock so that only one process trains in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from neucore_xl.config.load import dump_yaml, load_file
+from neucore_xl.config.schema import Settings
+from neucore_xl.errors import UserError
+from neucore_xl.language.vocabulary import Vocabulary
+from neucore_xl.runs import files
+from neucore_xl.runs.environment import describe
+
+# What may differ when a run goes on: where it computes and what it writes, never what it computes.
+MAY_DIFFER = frozenset(
+    {
+        "data.root",
+        "data.workers",
+        "backbone.activation_checkpointing",
+        "train.device",
+        "train.compile",
+        "train.cache_features",
+        "train.cache_dir",
+        "train.log_every",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "evaluation.batch_size",
+        "evaluation.chunk",
+    }
+)
+OWN = {".lock", ".owner.json"}
+
+
+class RunFolder:
+    """``config.yaml``, ``environment.json``, ``vocabulary.json``, ``log.jsonl``, ``tensorboard/``, ``checkpoints/``.
+
+    Reading needs no lock. Training works inside ``with folder.claim(settings): …``.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / "config.yaml").is_file()
+
+    @contextmanager
+    def claim(self, settings: Settings, *, command: Sequence[str] | None = None) -> Iterator[RunFolder]:
+        """Hold the folder: create it, or check that it is this run's. The lock dies with the process.
+
+        Raises ``UserError`` when another process trains in it, when it belongs to another config or other
+        annotations (the differing keys are named), when it holds something else, or cannot be written.
+        """
+        with files.disk_errors("creating the run folder", self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise UserError(
+                    f"run folder {self.path} is in use{self._owner()}: wait for it, or give another --run."
+                ) from None
+        try:
+            with files.disk_errors("writing the run folder", self.path):
+                files.remove_leftovers(self.path)
+                files.write_json(self.path / ".owner.json", {"host": socket.gethostname(), "pid": os.getpid()})
+                self._begin(settings, list(command if command is not None else sys.argv))
+            yield self
+        finally:
+            (self.path / ".owner.json").unlink(missing_ok=True)
+            lock.release()
+
+    def _begin(self, settings: Settings, command: list[str]) -> None:
+        if not self.exists:
+            strangers = sorted(p.name for p in self.path.iterdir() if p.name not in OWN)
+            if strangers:
+                raise UserError(
+                    f"{self.path} is not empty and not a run folder (it holds {strangers[0]}): give another --run."
+                )
+            files.write_json(self.path / "environment.json", describe(settings, command))
+            # Last, since it is what makes the folder a run.
+            files.write_bytes(self.path / "config.yaml", dump_yaml(settings).encode())
+            return
+        changed = differences(self.settings(), settings)
+        refused = [c for c in changed if c[0] not in MAY_DIFFER]
+        if refused:
+            listed = "; ".join(f"{key} was {old}, now {new}" for key, old, new in refused)
+            raise UserError(f"run folder {self.path} is of another config ({listed}): give another --run.")
+        now = describe(settings, command)
+        environment = self.environment()
+        before, after = environment.get("data", {}).get("fingerprint"), now["data"]["fingerprint"]
+        if before != after:
+            raise UserError(
+                f"the annotations under {settings.data.root} are not those that run {self.path} was begun with: "
+                "restore them, or give another --run."
+            )
+        now["changed"] = {key: {"old": old, "new": new} for key, old, new in changed}
+        environment.setdefault("resumed", []).append(now)
+        files.write_json(self.path / "environment.json", environment)
+
+    def _owner(self) -> str:
+        try:
+            owner = json.loads((self.path / ".owner.json").read_text(encoding="utf-8"))
+            return f" by process {owner['pid']} on {owner['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+    def settings(self) -> Settings:
+        """The resolved settings; raises ``UserError`` when this is no run folder."""
+        if not self.path.is_dir():
+            raise UserError(f"no run folder at {self.path}: give the folder that was --run when it was trained.")
+        if not self.exists:
+            raise UserError(f"{self.path} is not a run folder (it has no config.yaml).")
+        return load_file(self.path / "config.yaml")
+
+    def environment(self) -> dict[str, Any]:
+        """The content of ``environment.json``, ``{}`` if it is missing or damaged."""
+        try:
+            return dict(json.loads((self.path / "environment.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def write_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Store the vocabulary in one step."""
+        with files.disk_errors("writing vocabulary.json", self.path):
+            files.write_json(self.path / "vocabulary.json", vocabulary.to_json())
+
+    def vocabulary(self) -> Vocabulary | None:
+        """The stored vocabulary, or None if the run was stopped before it was written."""
+        path = self.path / "vocabulary.json"
+        return Vocabulary.load(path) if path.is_file() else None
+
+
+def differences(old: Settings, new: Settings) -> list[tuple[str, Any, Any]]:
+    """(dotted key, old value, new value) of every setting that differs, in the order of the tree."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return [(k, before.get(k), after.get(k)) for k in dict.fromkeys([*before, *after]) if before.get(k) != after.get(k)]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

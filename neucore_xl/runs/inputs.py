@@ -1,0 +1,233 @@
+"""From names and sentences to what a model takes: pixels and token ids, or the stored features of frozen towers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neucore_xl.config.schema import Settings
+from neucore_xl.data.batches import ImageFeatures, ImageInput, Inputs, TextFeatures, TextInput
+from neucore_xl.data.triplets import Split
+from neucore_xl.errors import UserError
+from neucore_xl.runs.cache import FeatureCache, default_cache_dir, image_key
+from neucore_xl.runs.progress import track
+
+
+class PixelInputs:
+    """Decode and tokenise: nothing is stored. Picklable, so that loader workers can hold it."""
+
+    def __init__(
+        self,
+        paths: Mapping[str, Path],
+        transform: Callable[[Any], Tensor],
+        tokenizer: Callable[[list[str]], Tensor],
+    ) -> None:
+        self.paths = dict(paths)
+        self.transform = transform
+        self.tokenizer = tokenizer
+
+    def images(self, names: Sequence[str]) -> Tensor:
+        """Pixels [U, 3, H, W], preprocessed. Raises ``UserError`` naming the file that cannot be decoded."""
+        from neucore_xl.data.images import load_rgb
+
+        return torch.stack([self.transform(load_rgb(self.path(name))) for name in names])
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Token ids [B, L] int64."""
+        return self.tokenizer(list(texts))
+
+    def path(self, name: str) -> Path:
+        """Where image ``name`` lies; raises ``UserError`` for a name of no split."""
+        try:
+            return self.paths[name]
+        except KeyError:
+            raise UserError(f"image {name!r} occurs in no image_splits file of the data that was opened.") from None
+
+
+class CachedInputs:
+    """Features of frozen towers by name, and ``pixels`` for the tower that is trained (if any).
+
+    ``keys`` maps an image name to its identity in the cache. ``cache_images``/``cache_texts`` say which side is
+    stored. Picklable; memory maps are reopened lazily in every process.
+    """
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        pixels: PixelInputs,
+        keys: Mapping[str, str],
+        *,
+        cache_images: bool = True,
+        cache_texts: bool = True,
+    ) -> None:
+        self.cache = cache
+        self.pixels = pixels
+        self.keys = dict(keys)
+        self.cache_images = cache_images
+        self.cache_texts = cache_texts
+
+    def images(self, names: Sequence[str]) -> ImageInput:
+        """Stored ``ImageFeatures`` of U rows, or pixels [U, 3, H, W] where the image tower is trained."""
+        if not self.cache_images:
+            return self.pixels.images(names)
+        return self.cache.image_rows([self.keys[name] for name in names])
+
+    def texts(self, texts: Sequence[str]) -> TextInput:
+        """Stored ``TextFeatures`` of B rows, or token ids [B, L] where the text tower is trained.
+
+        Raises ``KeyError`` for a text that was not announced when the cache was filled.
+        """
+        if not self.cache_texts:
+            return self.pixels.texts(texts)
+        return self.cache.text_rows(list(texts))
+
+
+def image_paths(splits: Sequence[Split]) -> dict[str, Path]:
+    """Name to path over all images of ``splits``; raises ``UserError`` if one name means two files."""
+    paths: dict[str, Path] = {}
+    for split in splits:
+        for gallery in split.galleries.values():
+            for name, path in gallery.paths.items():
+                if paths.setdefault(name, path) != path:
+                    raise UserError(
+                        f"image name {name!r} means two files, {paths[name]} and {path}: rename one of them."
+                    )
+    return paths
+
+
+def make_inputs(
+    settings: Settings,
+    backbone: Any,
+    splits: Sequence[Split],
+    extra_texts: Sequence[str] = (),
+    *,
+    backbone_fingerprint: str | None = None,
+) -> Inputs:
+    """Inputs over all images and sentences of ``splits`` and ``extra_texts`` (phrases and concept names).
+
+    Frozen towers are computed now, as far as the cache lacks them, on ``settings.train.device``. Give
+    ``backbone_fingerprint`` when a trained part of the backbone may have changed since it was built.
+    """
+    transform = backbone.transform(settings.data.target_pad)
+    paths = image_paths(splits)
+    pixels = PixelInputs(paths, transform, backbone.tokenizer)
+    cache_images, cache_texts = bool(backbone.image_frozen), bool(backbone.text_frozen)
+    if not settings.train.cache_features or not (cache_images or cache_texts):
+        return pixels
+    cache = FeatureCache(
+        settings.train.cache_dir or default_cache_dir(),
+        backbone_fingerprint or backbone.fingerprint(),
+        transform.fingerprint(),
+    )
+    device = pick_device(settings.train.device)
+    keys: dict[str, str] = {}
+    if cache_images:
+        names = [name for split in splits for name in split.image_names]
+        keys = {name: image_key(pixels.path(name)) for name in dict.fromkeys(names)}
+        by_key = {key: name for name, key in keys.items()}
+        cache.fill_images(
+            list(keys.values()),
+            lambda missing: _encode_images(
+                backbone, pixels, missing, by_key, settings.evaluation.batch_size, settings.data.workers, device
+            ),
+        )
+    if cache_texts:
+        texts = [t.text for split in splits for t in split.triplets]
+        cache.fill_texts(
+            ["", *texts, *extra_texts],
+            lambda missing: _encode_texts(backbone, missing, settings.evaluation.batch_size, device),
+        )
+    return CachedInputs(cache, pixels, keys, cache_images=cache_images, cache_texts=cache_texts)
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the current GPU where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device is cuda, but torch sees no GPU here: use train.device=auto or cpu.")
+    return torch.device(name)
+
+
+class _Chunks(torch.utils.data.Dataset):
+    """One image per item; an unreadable file is returned as its error, since a worker would wrap it in a trace."""
+
+    def __init__(self, pixels: PixelInputs, names: Sequence[str]) -> None:
+        self.pixels = pixels
+        self.names = list(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Tensor | UserError:
+        try:
+            return self.pixels.images([self.names[index]])[0]
+        except UserError as error:
+            return error
+
+
+def _stack_or_error(items: list[Tensor | UserError]) -> Tensor | UserError:
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+    return torch.stack([i for i in items if isinstance(i, Tensor)])
+
+
+def _encode_images(
+    backbone: Any,
+    pixels: PixelInputs,
+    keys: list[str],
+    by_key: Mapping[str, str],
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+) -> Iterator[tuple[list[str], ImageFeatures]]:
+    loader = torch.utils.data.DataLoader(
+        _Chunks(pixels, [by_key[key] for key in keys]),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_stack_or_error,
+    )
+    done = 0
+    with _on_device(backbone, device), track("image features", len(keys)) as advance:
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            with torch.no_grad():
+                features = backbone.encode_images(batch.to(device))
+            yield keys[done : done + len(batch)], ImageFeatures(features.tokens.cpu(), features.pooled.cpu())
+            done += len(batch)
+            advance(len(batch))
+
+
+def _encode_texts(
+    backbone: Any, texts: list[str], batch_size: int, device: torch.device
+) -> Iterator[tuple[list[str], TextFeatures]]:
+    with _on_device(backbone, device), track("text features", len(texts)) as advance:
+        for start in range(0, len(texts), batch_size):
+            chunk = texts[start : start + batch_size]
+            with torch.no_grad():
+                f = backbone.encode_texts(backbone.tokenizer(chunk).to(device))
+            yield chunk, TextFeatures(f.words.cpu(), f.pooled.cpu(), f.mask.cpu())
+            advance(len(chunk))
+
+
+class _on_device:
+    """The backbone in evaluation mode on ``device``, put back as it was at the end."""
+
+    def __init__(self, backbone: Any, device: torch.device) -> None:
+        self.backbone = backbone
+        self.device = device
+
+    def __enter__(self) -> None:
+        parameter = next(self.backbone.parameters(), None)
+        self.home = parameter.device if parameter is not None else self.device
+        self.training = self.backbone.training
+        self.backbone.to(self.device).eval()
+
+    def __exit__(self, *exc: Any) -> None:
+        self.backbone.to(self.home).train(self.training)
