@@ -3,8 +3,8 @@
 - ``gallery``: ``original`` ranks all images of the split file; ``val`` only those that occur in the split's pairs.
 - ``reference``: ``keep`` leaves the reference image in the ranking, ``drop`` takes it out.
 - ``captions``: how a row's two captions were read: ``12`` and ``21`` joined to one sentence, ``both`` as two queries
-  that are averaged like any others, ``mean`` as two queries whose scores are averaged before ranking, one result
-  per row.
+  that count like any others, ``mean`` as two queries whose scores against each image are averaged before ranking,
+  so that a row is one query again.
 - ``average``: ``macro`` over categories or ``micro`` over queries.
 
 A row without a target, with a target outside the gallery, or whose target is the dropped reference, is a miss at
@@ -13,6 +13,7 @@ every K and counted under ``irregular`` in the protocol; no row is left out of t
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ ReferenceRule = Literal["keep", "drop"]
 Captions = Literal["12", "21", "both", "mean"]
 Average = Literal["macro", "micro"]
 RECALL_K = (10, 50)
+_ONE_CAPTION = re.compile(r"-[a-z]$")
 
 
 @dataclass(frozen=True)
@@ -121,13 +123,13 @@ def evaluate_lines(
 
 
 def base_id(triplet_id: str) -> str:
-    """The row behind a query: the id without the ``-a`` or ``-b`` of a single caption."""
-    return triplet_id[:-2] if triplet_id.endswith(("-a", "-b")) else triplet_id
+    """The row behind a query: the id without the ``-a``, ``-b``, … of a single caption."""
+    return _ONE_CAPTION.sub("", triplet_id)
 
 
 def _check_reading(split: Split, captions: Captions) -> None:
     """Refuse a split whose queries were not read as ``captions`` says (a paired id ends with -a or -b)."""
-    paired = len({base_id(t.id) for t in split.triplets}) < len(split.triplets)
+    paired = any(_ONE_CAPTION.search(t.id) for t in split.triplets)
     wants = captions in ("both", "mean")
     if paired != wants:
         raise UserError(
@@ -218,26 +220,33 @@ def _with_triplets(
         yield list(triplets[rows]), scores
 
 
-def _averaged(
-    rows: Iterable[tuple[list[Triplet], Scores]],
-) -> Iterator[tuple[list[Triplet], Scores]]:
-    """The two queries of a row as one, with the mean of their scores; a row with one caption keeps its own scores.
+def _averaged(rows: Iterable[tuple[list[Triplet], Scores]]) -> Iterator[tuple[list[Triplet], Scores]]:
+    """The queries of a row as one, with the mean of their scores.
 
-    Memory stays O(chunk · G) when the two queries of a row stand next to each other, as the reader yields them.
+    A caption without words says nothing and is left out of the mean, unless the row holds no other. The queries of
+    a row stand next to each other (the reader yields them so); raises ``ValueError`` where they do not.
     """
-    waiting: dict[str, tuple[Triplet, Scores]] = {}
+    seen: set[str] = set()
+    waiting: list[tuple[Triplet, Scores]] = []
+
+    def close() -> tuple[Triplet, Scores]:
+        said = [row for triplet, row in waiting if triplet.text.strip()]
+        return waiting[0][0], np.mean(said or [row for _, row in waiting], axis=0)
+
     for triplets, scores in rows:
-        done: list[Triplet] = []
-        means: list[Scores] = []
+        done = []
         for triplet, row in zip(triplets, scores, strict=True):
-            first = waiting.pop(base_id(triplet.id), None)
-            if first is None:
-                waiting[base_id(triplet.id)] = (triplet, row.copy())
-            else:
-                done.append(triplet)
-                means.append((first[1] + row) / 2)
+            base = base_id(triplet.id)
+            if waiting and base_id(waiting[0][0].id) != base:
+                done.append(close())
+                waiting = []
+            if not waiting:
+                if base in seen:
+                    raise ValueError(f"the queries of row {base} do not stand next to each other")
+                seen.add(base)
+            waiting.append((triplet, row.copy()))  # a copy: the chunk itself need not stay alive
         if done:
-            yield done, np.stack(means)
+            yield [t for t, _ in done], np.stack([row for _, row in done])
     if waiting:
-        left = list(waiting.values())
-        yield [t for t, _ in left], np.stack([row for _, row in left])
+        last, row = close()
+        yield [last], row[None]

@@ -137,6 +137,26 @@ def refuse_foreign(directory: Path, content: Mapping[str, Any], *, force: bool) 
         )
 
 
+def prepare_output(directory: Path, *, run: str, force: bool = False) -> None:
+    """Refuse, before the work starts, a folder that cannot be written or holds the figures of another run.
+
+    Raises:
+        UserError: as :meth:`Result.save` would after the work.
+    """
+    path = directory / METRICS_FILE
+    if path.exists() and not force:
+        try:
+            there = json.loads(path.read_text("utf-8"))["environment"]["run"]
+        except (ValueError, KeyError, TypeError, OSError):
+            there = None
+        if there != run:
+            raise UserError(
+                f"{path} holds figures of another run{f' ({there})' if there else ''}: choose another --out, or "
+                "replace it with --force"
+            )
+    write_atomically(directory / ".writable", lambda stream: None).unlink()
+
+
 def write_atomically(path: Path, write: Any) -> Path:
     """``write(stream)`` into a temporary file beside ``path``, then rename it; ``UserError`` where that fails."""
     temporary: str | None = None
