@@ -1,57 +1,27 @@
-"""Where a run writes what it measures: ``log.jsonl``, TensorBoard, and one line of progress for the person watching."""
+"""One record a logged step: into the run's log (JSONL and TensorBoard) and, as a line or a bar, to whoever watches."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-LOG_NAME = "log.jsonl"
-TENSORBOARD_NAME = "tensorboard"
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log file; a last line that a kill cut short is left out. ``[]`` where there is no file."""
-    if not path.exists():
-        return []
-    records: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
-
-
-def cut_log(path: Path, last_step: int) -> None:
-    """Leave only the records up to ``last_step``: a resumed run writes the later ones again. Atomic."""
-    if not path.exists():
-        return
-    kept = [r for r in read_log(path) if r["step"] <= last_step]
-    fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-    fresh.replace(path)
+from neucore_xl.training.log import RunLog
 
 
 class Journal:
     """Open it as a context; ``write`` takes one record a logged step, ``advance`` is called after every step.
 
-    ``resumed`` is the step of the checkpoint that the run goes on from (0: a new run). On a terminal there is a
-    progress bar; elsewhere (a file, a scheduler's log) every record becomes one plain line. ``console=None`` is silent.
+    ``resumed`` is the step that the run goes on from (0: a new run). On a terminal there is a progress bar;
+    elsewhere (a file, a scheduler's log) every record becomes one plain line. ``console=None`` is silent: that is
+    how all processes but the first are to be.
     """
 
-    def __init__(self, folder: Path, steps: int, resumed: int = 0, console: Console | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.path = folder / LOG_NAME
-        cut_log(self.path, resumed)
-        self._file = self.path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / TENSORBOARD_NAME), purge_step=resumed + 1 if resumed else None)
+    def __init__(self, log: RunLog, steps: int, resumed: int = 0, console: Console | None = None) -> None:
+        self._log = log
         self._console = console
         self._progress: Progress | None = None
         if console is not None and console.is_terminal:
@@ -76,8 +46,7 @@ class Journal:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
-        self._file.close()
-        self._board.close()
+        self._log.close()
 
     def advance(self, step: int, smoothed_loss: float | None) -> None:
         """Show that ``step`` steps are done."""
@@ -86,26 +55,15 @@ class Journal:
             self._progress.update(self._task, completed=step, note=note)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append ``record`` (it has ``step``) as one line, and its numbers as TensorBoard scalars."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        step = int(record["step"])
-        for name, value in record.items():
-            if name == "validation":
-                for metric, percent in value.items():
-                    self._board.add_scalar(f"validation/{metric}", percent, step)
-            elif name != "step" and isinstance(value, int | float):
-                self._board.add_scalar(f"train/{name}", value, step)
-        if self._console is not None:
-            if self._progress is None:
-                self._console.print(_sentence(record), highlight=False, soft_wrap=True)
-            elif "validation" in record:
-                self._console.print(_sentence(record), highlight=False)
+        """Append ``record``, which has a ``step``, to the log."""
+        self._log.write(record)
+        if self._progress is None or "validation" in record:
+            self.say(_sentence(record))
 
     def say(self, text: str) -> None:
         """A line for the person watching, above the progress bar."""
         if self._console is not None:
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _sentence(record: Mapping[str, Any]) -> str:

@@ -41,12 +41,11 @@ class Validation:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls: ``validate()``; ``save(state)`` and ``save_best(state)`` return the path they wrote;
-    ``newest()`` is the newest checkpoint or None."""
+    """What the loop calls: ``validate()``; ``save(state, validation, best)``, the validation being that of the
+    same step if there was one; ``newest()``, the newest checkpoint or None."""
 
     validate: Callable[[], Validation]
-    save: Callable[[TrainState], Path]
-    save_best: Callable[[TrainState], Path]
+    save: Callable[[TrainState, Validation | None, bool], None]
     newest: Callable[[], Path | None]
 
 
@@ -73,17 +72,23 @@ def run_loop(
         state.step += 1
         step = state.step
         journal.advance(step, meter.smoothed_loss)
-        validated = step == train.steps or bool(train.validate_every and step % train.validate_every == 0)
-        if step % train.log_every == 0 or validated:
+        last = step == train.steps
+        validation, best = None, False
+        if last or (train.validate_every and step % train.validate_every == 0):
+            with meter.paused():
+                validation = hooks.validate()
+            engine.composer.train()
+            record["validation"] = dict(validation.metrics)
+            best = state.best_value is None or validation.headline > state.best_value
+            if best:
+                state.best_step, state.best_value = step, validation.headline
+        if validation is not None or step % train.log_every == 0:
             record["epoch"] = step * train.accumulate / micro_per_epoch
-            record.update(meter.read())
+            journal.write(record | meter.read())
+        if best or last or step % train.checkpoint_every == 0:
+            # After the log line: what a checkpoint has done, the log holds.
             with meter.paused():
-                if validated:
-                    record.update(_validate(engine, state, hooks))
-                journal.write(record)
-        if step % train.checkpoint_every == 0 or step == train.steps:
-            with meter.paused():
-                hooks.save(state)
+                hooks.save(state, validation, best)
     return state
 
 
@@ -127,17 +132,6 @@ def _one_step(
     if "backbone" in rates:
         record["lr_backbone"] = rates["backbone"]
     return record | {"temperature": temperature, "grad_norm": norm}
-
-
-def _validate(engine: Engine, state: TrainState, hooks: Hooks) -> dict[str, Any]:
-    """Validate, keep the weights if they are the best so far, and return what goes into the record."""
-    engine.composer.eval()
-    result = hooks.validate()
-    engine.composer.train()
-    if state.best_value is None or result.headline > state.best_value:
-        state.best_step, state.best_value = state.step, result.headline
-        hooks.save_best(state)
-    return {"validation": dict(result.metrics)}
 
 
 def _stopped(what: str, step: int, ids: tuple[str, ...], journal: Journal, hooks: Hooks) -> TrainingStopped:

@@ -15,7 +15,8 @@ from neucore_xl.data.batches import Batch
 from neucore_xl.errors import UserError
 from neucore_xl.training.engine import PlainEngine, resolve_device
 from neucore_xl.training.errors import TrainingStopped
-from neucore_xl.training.journal import Journal, cut_log, read_log
+from neucore_xl.training.journal import Journal
+from neucore_xl.training.log import RunLog, cut_log, read_log
 from neucore_xl.training.loop import Hooks, TrainState, Validation, run_loop
 from neucore_xl.training.losses import objective
 from neucore_xl.training.randomness import kept_random_state, random_state, restore_random_state, seed_everything
@@ -38,24 +39,22 @@ class Recorder:
         self.values = values or [10.0, 20.0, 5.0]
 
     def hooks(self) -> Hooks:
-        def save(state: TrainState) -> Path:
+        def save(state: TrainState, validation: Validation | None, best: bool) -> None:
             self.saved.append(state.step)
-            return Path(f"step-{state.step}")
-
-        def save_best(state: TrainState) -> Path:
-            self.best.append(state.step)
-            return Path("best")
+            if best:
+                assert validation is not None
+                self.best.append(state.step)
 
         def validate() -> Validation:
             value = self.values.pop(0)
             return Validation(value, {"mean": value})
 
-        return Hooks(validate, save, save_best, lambda: Path(f"step-{self.saved[-1]}") if self.saved else None)
+        return Hooks(validate, save, lambda: Path(f"step-{self.saved[-1]}") if self.saved else None)
 
 
 def run(engine: PlainEngine, batches: list[Batch], tree: Settings, folder: Path, recorder: Recorder) -> TrainState:
     folder.mkdir(exist_ok=True)
-    with Journal(folder, tree.train.steps) as journal:
+    with Journal(RunLog(folder), tree.train.steps) as journal:
         return run_loop(engine, batches, tree, TrainState(), journal, recorder.hooks(), micro_per_epoch=4)
 
 
@@ -72,7 +71,7 @@ def test_every_step_is_logged_once_with_its_keys(toy: Toy, batch_of: BatchOf, tm
     assert [r["epoch"] for r in log] == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
     assert log[0]["lr"] == pytest.approx(5e-4)
     assert [r["step"] for r in log if "validation" in r] == [3, 6]
-    assert recorder.saved == [2, 4, 6]
+    assert recorder.saved == [2, 3, 4, 6]
     assert recorder.best == [3]
     assert (state.step, state.best_step, state.best_value) == (6, 3, 10.0)
     assert list((tmp_path / "tensorboard").iterdir())
@@ -193,7 +192,7 @@ def test_stopping_and_going_on_equals_one_run(toy: Toy, batch_of: BatchOf, tmp_p
     second.load_state_dict(payload["model"])
     engine.load_state_dict(payload["engine"])
     restore_random_state(payload["random"])
-    with Journal(tmp_path / "part", 6, resumed=2) as journal:
+    with Journal(RunLog(tmp_path / "part", 2), 6, 2) as journal:
         run_loop(engine, batches[2:], tree, TrainState(2), journal, Recorder().hooks(), 4)
 
     def losses(name: str) -> list[float]:

@@ -1,0 +1,82 @@
+"""The training stream: triplets in the run's order, collated here or in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from neucore_xl.config.schema import Settings
+from neucore_xl.data.batches import Batch, Inputs
+from neucore_xl.data.triplets import Split, Triplet
+from neucore_xl.errors import UserError
+from neucore_xl.runs.collate import Collator
+from neucore_xl.runs.inputs import CachedInputs
+from neucore_xl.training.sampler import BatchOrder, StepSampler
+
+
+def batch_order(split: Split, settings: Settings) -> BatchOrder:
+    """The order of a run over ``split``; raises ``UserError`` where the batch does not divide or cannot be filled."""
+    train = settings.train
+    if train.batch_size % train.accumulate:
+        raise UserError(
+            f"train.batch_size={train.batch_size} does not divide into train.accumulate={train.accumulate} "
+            "micro-batches: choose a multiple"
+        )
+    groups = [t.category or "" for t in split.triplets] if settings.data.one_category_per_batch else None
+    return BatchOrder(len(split.triplets), train.batch_size // train.accumulate, train.seed, groups)
+
+
+def workers_for(inputs: Inputs, settings: Settings) -> int:
+    """Loader processes: none where images come from the cache, which is faster read here than sent from there."""
+    return 0 if isinstance(inputs, CachedInputs) and inputs.cache_images else settings.data.workers
+
+
+def training_stream(
+    split: Split, order: BatchOrder, collator: Collator, settings: Settings, start: int, workers: int
+) -> Iterator[Batch | UserError]:
+    """The micro-batches that follow optimiser step ``start``, up to the last of the run.
+
+    The stream draws no number from torch's global generator, and an unreadable image arrives as the error itself.
+    """
+    micro = settings.train.accumulate
+    loader = DataLoader(
+        _Triplets(split.triplets),
+        batch_sampler=StepSampler(order, start * micro, settings.train.steps * micro),
+        collate_fn=_Collate(collator),
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(settings.train.seed),
+        # Threads of many decoders would fight over the cores of the training process.
+        worker_init_fn=_one_thread if workers else None,
+        prefetch_factor=4 if workers else None,
+    )
+    return iter(loader)
+
+
+class _Triplets(Dataset[Triplet]):
+    def __init__(self, triplets: Sequence[Triplet]) -> None:
+        self.triplets = triplets
+
+    def __len__(self) -> int:
+        return len(self.triplets)
+
+    def __getitem__(self, index: int) -> Triplet:
+        return self.triplets[index]
+
+
+class _Collate:
+    """The collator, its ``UserError`` returned: raised in a worker, it would arrive wrapped in a trace."""
+
+    def __init__(self, collator: Collator) -> None:
+        self.collator = collator
+
+    def __call__(self, triplets: list[Triplet]) -> Batch | UserError:
+        try:
+            return self.collator(triplets)
+        except UserError as error:
+            return error
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,61 @@
+"""Validation: the split's own protocol on the weights as they are now, by the dataset's headline measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+
+from neucore_xl.config.schema import Settings
+from neucore_xl.data.batches import Inputs
+from neucore_xl.data.triplets import Split
+from neucore_xl.errors import UserError
+from neucore_xl.evaluation import cirr, fashion_iq
+from neucore_xl.evaluation.result import Result
+from neucore_xl.models.composer import Composer
+from neucore_xl.runs.collate import Collator
+from neucore_xl.runs.encode import encode_gallery, encode_queries, score_chunks
+from neucore_xl.training.loop import Validation
+from neucore_xl.training.randomness import kept_random_state
+
+
+def check_labels(split: Split) -> None:
+    """Raise ``UserError`` for a split that cannot choose a checkpoint."""
+    if not any(t.target for t in split.triplets):
+        raise UserError(
+            f"split {split.name} of {split.dataset} carries no labels and cannot choose the best checkpoint: "
+            "set data.val_split to a labelled one"
+        )
+
+
+def evaluate_split(
+    composer: Composer,
+    inputs: Inputs,
+    collator: Collator,
+    split: Split,
+    settings: Settings,
+    device: torch.device | str,
+) -> Result:
+    """Metrics of ``split`` in percent, computed in fp32: CIRR with hard labels, Fashion-IQ over the full galleries
+    with the reference kept and macro averages. ``composer`` is on ``device``; the random state is left as it was."""
+    options = settings.evaluation
+    with kept_random_state(settings.train.seed):
+        chunks: dict[str, Iterable[tuple[int, np.ndarray]]] = {}
+        for category, gallery in split.galleries.items():
+            triplets = [t for t in split.triplets if (t.category or "") == category]
+            if not triplets:
+                chunks[category] = ()
+                continue
+            targets = encode_gallery(composer, inputs, gallery.names, options.batch_size, device)
+            queries = encode_queries(composer, collator, triplets, options.batch_size, device)
+            chunks[category] = score_chunks(composer, queries, targets, options.chunk, device)
+        if split.dataset == "cirr":
+            return cirr.evaluate(split, chunks[""], labels="hard")
+        return fashion_iq.evaluate(split, chunks, captions=settings.data.captions)
+
+
+def headline(result: Result) -> Validation:
+    """The measure that decides, ``mean``, and the rest."""
+    metrics: Mapping[str, float] = result.metrics
+    return Validation(metrics[result.headline], metrics)
