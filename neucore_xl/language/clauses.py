@@ -70,19 +70,19 @@ class ClausePlanner:
         """One sequence per text: at least one step, or none for a blank text; phrases are exact pieces of the text."""
         new = list(dict.fromkeys(t for t in texts if t not in self._known))
         if new:
-            values = cached_values("clauses", new, self._plan, key=[self.settings], cache_dir=self.cache_dir)
+            key = [{k: v for k, v in self.settings.items() if k != "max_steps"}]  # whole plans are kept, clipped here
+            values = cached_values("clauses", new, self._plan, key=key, cache_dir=self.cache_dir)
             for text, steps in zip(new, values, strict=True):
                 read = tuple(Step(Operation(op), tuple(concepts), phrase) for op, concepts, phrase in steps)
-                self._known[text] = FusionSequence(text, read)
+                self._known[text] = clip_steps(FusionSequence(text, read), self.max_steps)
         return [self._known[t] for t in texts]
 
     def _plan(self, texts: list[str]) -> list[list[Any]]:
         """JSON-like steps, as the cache keeps them."""
-        plans = []
-        for text, doc in zip(texts, documents(self._nlp, texts), strict=True):
-            sequence = clip_steps(FusionSequence(text, self._steps(text, doc)), self.max_steps)
-            plans.append([[s.operation.value, list(s.concepts), s.phrase] for s in sequence.steps])
-        return plans
+        return [
+            [[s.operation.value, list(s.concepts), s.phrase] for s in self._steps(text, doc)]
+            for text, doc in zip(texts, documents(self._nlp, texts), strict=True)
+        ]
 
     def _steps(self, text: str, doc: Doc) -> tuple[Step, ...]:
         steps = []

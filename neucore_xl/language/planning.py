@@ -1,15 +1,35 @@
-"""Where the sequences of a run come from: the one switch ``fusion.sequence``."""
+"""Where the sequences of a run come from: the one switch ``fusion.sequence``, and the planners by name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from neucore_xl.config.schema import FusionSettings, LanguageSettings
 from neucore_xl.errors import UserError
 from neucore_xl.language.clauses import ClausePlanner
 from neucore_xl.language.sequence import FusionSequence, clip_steps
 from neucore_xl.language.sequence_file import read_sequences
+
+
+class Planner(Protocol):
+    """Turns sentences into sequences; ``settings`` (JSON) is all that a plan depends on beside its sentence."""
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    def plan(self, texts: Sequence[str]) -> list[FusionSequence]: ...
+
+
+PLANNERS: tuple[str, ...] = ("clauses",)  # the planners that work offline and write sequence files
+
+
+def build_planner(name: str, language: LanguageSettings, max_steps: int, cache_dir: Path | None = None) -> Planner:
+    """The planner called ``name``; raises ``UserError`` with the known names."""
+    if name == "clauses":
+        return ClausePlanner(language, max_steps, cache_dir=cache_dir)
+    raise UserError(f"unknown planner {name!r}; known are {', '.join(PLANNERS)}")
 
 
 def sequences_for(

@@ -7,7 +7,7 @@ The operations are the semantic aspects of CIRR's Table 1 (Liu et al., 2021), le
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -61,6 +61,44 @@ def is_traceable(phrase: str, text: str) -> bool:
         return True
     rest: Iterator[str] = iter(words(text))
     return all(word in rest for word in words(phrase))  # `in` consumes the iterator: order matters
+
+
+def word_spans(phrases: Sequence[Sequence[str]], sentence: Sequence[str]) -> list[list[int]]:
+    """Per phrase, the indices of its words in ``sentence``; phrases and sentence as given by ``words``.
+
+    A phrase is looked for in one piece behind the phrase before it, then anywhere, then word by word in order;
+    words that are not found are left out.
+    """
+    spans: list[list[int]] = []
+    position = 0
+    for phrase in phrases:
+        begin = _find(phrase, sentence, position)
+        if begin is None:
+            begin = _find(phrase, sentence, 0)
+        if begin is not None:
+            spans.append(list(range(begin, begin + len(phrase))))
+            position = begin + len(phrase)
+        else:
+            spans.append(_in_order(phrase, sentence))
+    return spans
+
+
+def _find(phrase: Sequence[str], sentence: Sequence[str], start: int) -> int | None:
+    if not phrase:
+        return None
+    for begin in range(start, len(sentence) - len(phrase) + 1):
+        if list(sentence[begin : begin + len(phrase)]) == list(phrase):
+            return begin
+    return None
+
+
+def _in_order(phrase: Sequence[str], sentence: Sequence[str]) -> list[int]:
+    found, position = [], 0
+    for word in phrase:
+        if word in sentence[position:]:
+            position = sentence.index(word, position) + 1
+            found.append(position - 1)
+    return found
 
 
 def check_sequence(sequence: FusionSequence, *, max_steps: int) -> list[str]:
