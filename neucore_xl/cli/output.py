@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -24,7 +25,8 @@ def write_text(path: Path, text: str, *, replaces: Callable[[str], bool]) -> Non
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(f"Cannot write {path}: {error.strerror}; choose another place.") from None
 
 

@@ -1,0 +1,172 @@
+"""The command: its help is light, its refusals are one sentence, its exit codes mean something."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from neucore_xl.cli import app, main
+from neucore_xl.cli.output import write_json
+from neucore_xl.config.load import dump_yaml, load_settings, recipe_names
+from neucore_xl.errors import UserError
+
+HEAVY = ("torch", "numpy", "rich.markdown", "spacy", "datasets", "transformers", "open_clip", "scipy", "omegaconf")
+
+
+def all_commands() -> list[list[str]]:
+    found: list[list[str]] = []
+
+    def walk(command, path: list[str]) -> None:
+        found.append(path)
+        for name, sub in sorted(getattr(command, "commands", {}).items()):
+            walk(sub, [*path, name])
+
+    walk(get_command(app), [])
+    return found
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    return int(stop.value.code or 0)
+
+
+def test_the_commands_are_those_that_others_rely_on():
+    commands = {" ".join(path) for path in all_commands()}
+    assert {
+        "train",
+        "demo",
+        "config show",
+        "config list",
+        "config reference",
+        "data doctor",
+        "data generate shapes",
+        "prepare sequences",
+        "submission check",
+    } <= commands
+
+
+def test_no_help_loads_anything_heavy():
+    """One fresh interpreter asks for every help in turn: what any of them loads stays visible at the end."""
+    script = f"""
+import contextlib, io, json, sys
+from neucore_xl.cli import main
+loaded = {{}}
+for path in {all_commands()!r}:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main([*path, "--help"])
+    assert "Usage" in out.getvalue(), path
+    loaded[" ".join(path)] = [m for m in {HEAVY!r} if m in sys.modules]
+print(json.dumps(loaded))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = json.loads(done.stdout)
+    assert len(loaded) == len(all_commands())
+    assert {path: heavy for path, heavy in loaded.items() if heavy} == {}
+
+
+def test_a_wrong_call_ends_before_torch_is_loaded(tmp_path: Path):
+    script = f"""
+import sys
+from neucore_xl.cli import main
+try:
+    main(["train", "demo", "--run", {str(tmp_path / "run")!r}, "train.step=3"])
+except SystemExit as stop:
+    assert "torch" not in sys.modules
+    sys.exit(stop.code)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: Unknown setting train.step; did you mean train.steps?\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_config_show_prints_the_resolved_tree(capsys: pytest.CaptureFixture[str]):
+    assert run("config", "show", "demo", "train.seed=3", "backbone.freeze={image: 1}") == 0
+    expected = load_settings("demo", ["train.seed=3", "backbone.freeze={image: 1}"])
+    assert capsys.readouterr().out == dump_yaml(expected)
+
+
+def test_config_list_names_every_recipe(capsys: pytest.CaptureFixture[str]):
+    assert run("config", "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(recipe_names())
+    assert all(len(line.split()) > 5 for line in lines)
+
+
+def test_config_reference_writes_only_over_its_own_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    page, other = tmp_path / "settings.md", tmp_path / "notes.md"
+    other.write_text("mine")
+    assert run("config", "reference", "--write", str(page)) == 0
+    assert run("config", "reference", "--write", str(page)) == 0
+    assert page.read_text(encoding="utf-8").startswith("# Settings")
+    capsys.readouterr()
+    assert run("config", "reference", "--write", str(other)) == 2
+    assert "notes.md exists" in capsys.readouterr().err
+    assert other.read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.md", "settings.md"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "demo"],
+        ["train"],
+        ["trian", "demo"],
+        ["data", "doctor", "flickr", "somewhere"],
+        ["data", "generate", "shapes", "out", "--train", "-1"],
+        ["submission", "check", "file.json"],
+        ["config", "show", "dmo"],
+        ["prepare", "sequences"],
+        ["prepare", "sequences", "somewhere", "--score", "truth.jsonl"],
+        ["prepare", "sequences", "--score", "truth.jsonl", "--force"],
+        ["prepare", "sequences", "somewhere", "--json", "score.json"],
+    ],
+)
+def test_a_wrong_call_exits_with_2_and_no_trace(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    assert run(*arguments) == 2
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    assert printed.err
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "runs/a/log.jsonl")
+
+    monkeypatch.setattr("neucore_xl.config.load.load_settings", full)
+    assert run("config", "show", "demo") == 1
+    assert capsys.readouterr().err.startswith("error: No space left on device: runs/a/log.jsonl;")
+
+
+def test_a_fault_of_the_program_keeps_its_trace(monkeypatch: pytest.MonkeyPatch):
+    def fault(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("neucore_xl.config.load.load_settings", fault)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["config", "show", "demo"])
+
+
+def test_a_json_report_replaces_a_report_of_its_kind_and_nothing_else(tmp_path: Path):
+    report, annotations = tmp_path / "report.json", tmp_path / "cap.json"
+    write_json(report, {"trainable": True})
+    write_json(report, {"trainable": False})
+    assert json.loads(report.read_text()) == {"trainable": False}
+    annotations.write_text('[{"pairid": 1}]')
+    with pytest.raises(UserError, match="not written by this command"):
+        write_json(annotations, {"trainable": True})
+    assert annotations.read_text() == '[{"pairid": 1}]'
+
+
+def test_a_report_into_a_place_that_is_a_file_is_one_sentence(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Cannot write"):
+        write_json(tmp_path / "file" / "report.json", {"a": 1})
