@@ -97,6 +97,9 @@ class ModelSettings(Section):
     correction_dropout: float = Field(
         0.5, ge=0.0, lt=1.0, description="Dropout on the correction of a target's pretrained feature."
     )
+    text_gate: float = Field(
+        0.0, description="Initial share of the pooled text added to the query of `neucore-xl`; learned from there."
+    )
     score: Literal["full", "cosine"] = Field(
         "full", description="Matching score: cosine + EM + IS (equation 9), or the cosine alone, which can be indexed."
     )

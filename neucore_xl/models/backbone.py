@@ -1,0 +1,193 @@
+"""Any open_clip model as tokens, pooled image, words, pooled text and mask.
+
+Legend: U images, B texts, N image tokens, L words, Dv/Dt tower widths, D width of the joint space.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from neucore_xl.config.schema import BackboneSettings, FreezeBlocks
+from neucore_xl.data.batches import ImageFeatures, ImageInput, TextFeatures, TextInput
+from neucore_xl.errors import UserError
+from neucore_xl.models import freezing
+from neucore_xl.models.towers import Opened, image_mean_std, open_model, parameters_hash
+
+if TYPE_CHECKING:
+    from neucore_xl.data.images import ImageTransform
+
+Part = Literal["all", "image", "text"]
+
+
+def build_backbone(settings: BackboneSettings) -> Backbone:
+    """Open, freeze and probe the model that ``settings`` names.
+
+    Raises ``UserError``: unknown name, unreadable config, weights missing or of another model.
+    """
+    return Backbone(open_model(settings), settings.freeze, settings.activation_checkpointing)
+
+
+class Backbone(nn.Module):
+    """An open_clip model behind four calls: encode images, encode texts, tokenize, transform.
+
+    A tower without trainable parameters runs without gradient and stays in eval mode, as do the frozen blocks of
+    a partly frozen tower (their BatchNorm statistics do not move). ``token_width`` Dv, ``word_width`` Dt,
+    ``embed_dim`` D and ``n_tokens`` N are measured on one blank input.
+    """
+
+    def __init__(
+        self,
+        opened: Opened,
+        freeze: Literal["all", "none"] | FreezeBlocks = "all",
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.clip = opened.model
+        if hasattr(self.clip, "text_decoder"):
+            self.clip.text_decoder = nn.Identity()  # CoCa's captioner: nothing here reads it
+        self.tokenizer: Callable[[list[str]], Tensor] = opened.tokenizer
+        self._pad_id = opened.pad_id
+        self._architecture = opened.architecture
+        self._hf_text = hasattr(getattr(self.clip, "text", None), "pooler")
+        # CoCa's last norm acts after its attention pool and does not fit the tokens
+        self._normalize = getattr(self.clip.visual, "attn_pool", None) is None
+        self._freeze(freeze)
+        if activation_checkpointing:
+            self._checkpoint_activations()
+        self.image_size, self._mean, self._std = image_mean_std(self.clip)
+        self._probe()
+
+    @property
+    def image_frozen(self) -> bool:
+        """True when no parameter of the image tower is trained: its features may be computed once."""
+        return not any(p.requires_grad for p in self._tower("image").values())
+
+    @property
+    def text_frozen(self) -> bool:
+        """True when no parameter of the text tower is trained."""
+        return not any(p.requires_grad for p in self._tower("text").values())
+
+    def encode_images(self, pixels: Tensor) -> ImageFeatures:
+        """``pixels [U, 3, S, S]`` (preprocessed) to ``tokens [U, N, Dv]`` and ``pooled [U, D]``, not normalised."""
+        with torch.no_grad() if self.image_frozen else contextlib.nullcontext():
+            out = self.clip.forward_intermediates(  # type: ignore[operator]
+                image=pixels,
+                image_indices=1,
+                image_output_fmt="NCHW",  # the one format that every tower offers
+                normalize=False,
+                normalize_intermediates=self._normalize,
+            )
+        return ImageFeatures(out["image_intermediates"][-1].flatten(2).transpose(1, 2), out["image_features"])
+
+    def encode_texts(self, ids: Tensor) -> TextFeatures:
+        """Token ids ``[B, L]`` to ``words [B, L, Dt]``, ``pooled [B, D]`` (not normalised) and ``mask [B, L]``.
+
+        The mask is true on everything but padding, start and end marks included, and in each row at least once.
+        """
+        mask = ids != self._pad_id
+        mask[:, :1] = True
+        if not len(ids):
+            empty = torch.zeros(0, device=ids.device)
+            return TextFeatures(empty.view(0, ids.shape[1], self.word_width), empty.view(0, self.embed_dim), mask)
+        with torch.no_grad() if self.text_frozen else contextlib.nullcontext():
+            words, pooled = self._hf_texts(ids) if self._hf_text else self._native_texts(ids)
+        return TextFeatures(words, pooled, mask)
+
+    def images(self, x: ImageInput) -> ImageFeatures:
+        """Encode pixels; pass features on, as fp32."""
+        return (
+            ImageFeatures(x.tokens.float(), x.pooled.float()) if isinstance(x, ImageFeatures) else self.encode_images(x)
+        )
+
+    def texts(self, x: TextInput) -> TextFeatures:
+        """Encode token ids; pass features on, as fp32."""
+        if isinstance(x, TextFeatures):
+            return TextFeatures(x.words.float(), x.pooled.float(), x.mask)
+        return self.encode_texts(x)
+
+    def transform(self, target_pad: float) -> ImageTransform:
+        """Image to pixels ``[3, S, S]`` with the size, mean and standard deviation of the tower's pretraining."""
+        from neucore_xl.data.images import ImageTransform
+
+        return ImageTransform(self.image_size, self._mean, self._std, target_pad)
+
+    def fingerprint(self, part: Part = "all") -> str:
+        """SHA-256 (hex) of the architecture and of all weights, or of one tower's: what a feature cache is keyed by."""
+        salt = json.dumps([self._architecture, self.image_size, part], sort_keys=True)
+        state = self.clip.state_dict()
+        return parameters_hash({k: v for k, v in state.items() if part == "all" or _part_of(k) == part}, salt)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Training mode, except for what is frozen."""
+        super().train(mode)
+        if mode:
+            freezing.keep_frozen_in_eval(self)
+        return self
+
+    def _native_texts(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.clip.forward_intermediates(  # type: ignore[operator]
+            text=ids, text_indices=1, normalize=False, normalize_intermediates=True
+        )
+        return out["text_intermediates"][-1], out["text_features"]
+
+    def _hf_texts(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        text = self.clip.text
+        attention = (ids != self._pad_id).long()
+        out = text.transformer(input_ids=ids, attention_mask=attention)  # type: ignore[union-attr, operator]
+        return out.last_hidden_state, text.proj(text.pooler(out, attention))  # type: ignore[union-attr, operator]
+
+    def _tower(self, part: Part) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.clip.named_parameters() if _part_of(name) == part}
+
+    def _freeze(self, freeze: Literal["all", "none"] | FreezeBlocks) -> None:
+        for name, parameter in self.clip.named_parameters():
+            if freeze == "all" or _part_of(name) == "all":  # CLIP's own scale and bias are never used
+                parameter.requires_grad_(False)
+        if isinstance(freeze, FreezeBlocks):
+            visual, text = self.clip.visual, getattr(self.clip, "text", self.clip)
+            for part, tower, groups, blocks in (
+                ("image", visual, freezing.image_groups, freeze.image),
+                ("text", text, freezing.text_groups, freeze.text),
+            ):
+                if blocks:
+                    freezing.freeze_blocks(self._tower(part).values(), groups(tower), blocks)  # type: ignore[arg-type]
+        self.train(self.training)
+
+    def _checkpoint_activations(self) -> None:
+        # tower by tower: CoCa's own switch would reach for the captioner that was taken off
+        if not self.image_frozen:
+            self.clip.visual.set_grad_checkpointing(True)  # type: ignore[union-attr, operator]
+        if not self.text_frozen:
+            if hasattr(self.clip, "text"):
+                self.clip.text.set_grad_checkpointing(True)  # type: ignore[union-attr, operator]
+            else:
+                self.clip.transformer.grad_checkpointing = True  # type: ignore[union-attr, assignment]
+
+    def _probe(self) -> None:
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            images = self.encode_images(torch.zeros(1, 3, self.image_size, self.image_size))
+            texts = self.encode_texts(self.tokenizer(["a"]))
+        self.n_tokens, self.token_width = images.tokens.shape[1:]
+        self.embed_dim = images.pooled.shape[1]
+        if texts.pooled.shape[1] != self.embed_dim:
+            raise UserError(
+                f"The backbone's towers do not share a space: images have {self.embed_dim} dimensions, "
+                f"texts {texts.pooled.shape[1]}; correct embed_dim or a projection in its config."
+            )
+        self.word_width = texts.words.shape[2]
+        self.train(training)
+
+
+def _part_of(name: str) -> Part:
+    """The tower that a parameter of an open_clip model belongs to; `all`: neither (scale and bias)."""
+    if name.startswith("visual."):
+        return "image"
+    return "all" if name.split(".")[0] in ("logit_scale", "logit_bias") else "text"

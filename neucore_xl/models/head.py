@@ -1,0 +1,95 @@
+"""What every head on a backbone has in common: one pass of the image tower, selection of rows, the temperature.
+
+Legend: U distinct images of a batch, B queries, G gallery columns, D joint width, Dv/Dt tower widths, d head width.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from neucore_xl.config.schema import Settings
+from neucore_xl.data.batches import Batch, ImageFeatures, ImageInput, SequenceBatch, TextFeatures, TextInput
+from neucore_xl.models import matching
+from neucore_xl.models.backbone import Backbone
+from neucore_xl.models.composer import Composer
+from neucore_xl.models.features import ComposerOutput, FeatureSet, QueryFeatures, TargetFeatures
+from neucore_xl.models.layers import Temperature, l2, unit_variance
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text of B queries: the sentence, the planned sequence, and the pooled short texts ``[P, D]`` it indexes.
+
+    ``short`` is None for heads that set ``reads_sequence`` to false: their short texts are never encoded.
+    """
+
+    sentence: TextFeatures
+    sequence: SequenceBatch
+    short: Tensor | None
+
+    def short_rows(self, index: Tensor) -> Tensor:
+        """``index [B, K]`` into the short texts to their directions ``[B, K, D]``, of length √D."""
+        assert self.short is not None
+        short = self.short if len(self.short) else self.short.new_zeros(1, self.short.shape[1])  # all masked
+        return unit_variance(short)[index]
+
+
+class Head(Composer):
+    """A composer on a backbone, written as three functions of features.
+
+    ``look``: what the head computes of each image once, whatever its part; ``targets`` and ``queries`` go on from
+    there. In training every distinct image passes the tower and ``look`` once, reference and target alike.
+    """
+
+    reads_sequence = False
+
+    def __init__(self, settings: Settings, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.temperature = Temperature(settings.loss.temperature_init, settings.loss.temperature_max)
+        self.score_mode: matching.ScoreMode = settings.model.score
+
+    def look(self, images: ImageFeatures) -> FeatureSet:
+        """Features of U images to named tensors ``[U, ...]``; here ``pooled [U, D]``, unit length."""
+        return FeatureSet({"pooled": l2(images.pooled)})
+
+    def targets(self, images: FeatureSet) -> TargetFeatures:
+        """What ``look`` gave to target features; here ``vector [U, D]``, the pretrained pooled feature."""
+        return FeatureSet({"vector": images["pooled"]})
+
+    @abstractmethod
+    def queries(self, references: FeatureSet, text: Text) -> QueryFeatures:
+        """What ``look`` gave of B references, and their texts, to query features (``vector [B, D]``, unit length)."""
+
+    def concept_logits(self, references: FeatureSet, targets: FeatureSet) -> Tensor | None:
+        """Alignment scores ``[B, C]`` of B pairs of images with the vocabulary, or None (equation 5)."""
+        return None
+
+    def encode_targets(self, images: ImageInput) -> TargetFeatures:
+        return self.targets(self.look(self.backbone.images(images)))
+
+    def compose(self, reference: ImageInput, text: TextInput, sequence: SequenceBatch) -> QueryFeatures:
+        return self.queries(self.look(self.backbone.images(reference)), self._read(text, sequence))
+
+    def train_outputs(self, batch: Batch) -> ComposerOutput:
+        images = self.look(self.backbone.images(batch.images))
+        references = images.select(batch.reference)
+        logits = None
+        if batch.concept_labels is not None:
+            logits = self.concept_logits(references, images.select(batch.gallery[batch.positive]))
+        return ComposerOutput(
+            queries=self.queries(references, self._read(batch.texts, batch.sequence)),
+            targets=self.targets(images).select(batch.gallery),
+            log_scale=self.temperature(),
+            concept_logits=logits,
+        )
+
+    def score(self, queries: QueryFeatures, targets: TargetFeatures) -> Tensor:
+        return matching.score(queries, targets, self.score_mode)
+
+    def _read(self, text: TextInput, sequence: SequenceBatch) -> Text:
+        short = self.backbone.texts(sequence.short_texts).pooled if self.reads_sequence else None
+        return Text(self.backbone.texts(text), sequence, short)

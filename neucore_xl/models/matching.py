@@ -1,0 +1,68 @@
+"""The matching score of all pairs by matrix products (equation 9), and the features that it reads.
+
+score(q, t) = cos(f̂, t) + EM + IS, with
+
+- EM = ⟨l2(W q), l2(A(q) ⊙ t)⟩, over all pairs (u ⊙ A)·tᵀ / sqrt((A²)·(t²)ᵀ) with u = l2(W q);
+- IS = cos(r^bg, t^bg).
+
+Legend: Q queries, G targets, D width of f̂ and t, d width of the backgrounds.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from neucore_xl.models.features import FeatureSet
+from neucore_xl.models.layers import l2, mlp
+
+ScoreMode = Literal["full", "cosine"]
+EPS = 1e-12
+
+
+def score(queries: FeatureSet, targets: FeatureSet, mode: ScoreMode = "full") -> Tensor:
+    """Matching scores ``[Q, G]`` in fp32, even under autocast, in O(Q·G) memory.
+
+    Names read: ``vector [Q, D]`` and ``vector [G, D]`` (unit length: f̂ and t). With mode ``full`` also, where the
+    queries have them, ``em_query [Q, D]`` (u ⊙ A, times the weight of EM) with ``em_attention [Q, D]`` (A), and
+    ``background [Q, d]`` (unit length, times the weight of IS) with ``background [G, d]`` (unit length).
+    """
+    with torch.autocast(queries["vector"].device.type, enabled=False):
+        t = targets["vector"].float()
+        total = queries["vector"].float() @ t.T
+        if mode == "cosine":
+            return total
+        if "em_query" in queries:
+            squared = queries["em_attention"].float().square() @ t.square().T
+            total = total + (queries["em_query"].float() @ t.T) * squared.clamp_min(EPS**2).rsqrt()
+        if "background" in queries:
+            total = total + queries["background"].float() @ targets["background"].float().T
+        return total
+
+
+class ExplicitMatching(nn.Module):
+    """The query's side of EM: which of the target's channels the text speaks about, and what they should be.
+
+    A starts uniform, and ``aligned`` starts W as the identity: EM then starts as the cosine of text and target, in
+    an aligned space the pretrained text-to-image score. A is kept at mean 1 instead of sum 1 (EM does not depend on
+    its scale). ``weighted`` gives the term a learned weight that starts at 0; the weight's own gradient is EM, so
+    it moves at the first step and the rest follows.
+    """
+
+    def __init__(self, d_text: int, d_target: int, d_hidden: int, *, aligned: bool, weighted: bool) -> None:
+        super().__init__()
+        self.project = nn.Linear(d_text, d_target, bias=False)
+        if aligned:
+            nn.init.eye_(self.project.weight)
+        self.attention = mlp(d_text, d_hidden, d_target, zero=True)
+        self.weight = nn.Parameter(torch.zeros(1)) if weighted else None
+
+    def forward(self, text: Tensor) -> dict[str, Tensor]:
+        """``text [B, d_text]`` to ``em_query`` and ``em_attention``, both ``[B, d_target]``, fp32."""
+        with torch.autocast(text.device.type, enabled=False):
+            text = text.float()
+            attention = self.attention(text).softmax(-1) * self.project.out_features
+            query = l2(self.project(text)) * attention
+            return {"em_query": query if self.weight is None else self.weight * query, "em_attention": attention}

@@ -1,0 +1,148 @@
+"""NEUCORE-XL: concept alignment and progressive fusion that start in the pretrained space of a CLIP backbone.
+
+The query is l2(l2(i) + Δ), a target l2(l2(pooled) + correction); Δ and the correction are exactly zero at the start,
+and so are the weights of EM and IS. An untrained head therefore ranks by the cosine of reference and target.
+
+Δ has three parts, each zero at the start:
+
+- fusion: Linear(LN(mean of the N reference tokens of X_K)), X_K after one step per planned edit (equation 8);
+- direct: MLP([i ; t̂ ; mean of the e_k]). With the weights on the steps at zero this is the row `residual`, so
+  NEUCORE-XL contains it; a query without steps has this path alone beside an unchanged X;
+- gate · t̂, one learned number (`model.text_gate` at the start): the sum of image and text of an aligned space.
+
+Parameters under ``correction`` move the pretrained targets: train them at a small rate with decay.
+
+Legend: U images, B queries, N image tokens, M concepts of a query, K steps, L words, C vocabulary, D joint width,
+d head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from neucore_xl.config.schema import Settings
+from neucore_xl.data.batches import ImageFeatures
+from neucore_xl.language.sequence import OPERATIONS
+from neucore_xl.models.alignment import AttentionPool, ConceptScores, Exchange
+from neucore_xl.models.backbone import Backbone
+from neucore_xl.models.features import FeatureSet, QueryFeatures, TargetFeatures
+from neucore_xl.models.fusion import LearnedSequence, PlannedSequence, ProgressiveFusion
+from neucore_xl.models.head import Head, Text
+from neucore_xl.models.layers import l2, masked_mean, mlp, unit_variance
+from neucore_xl.models.matching import ExplicitMatching
+
+CONCEPT_PRIOR = 0.01  # share of the vocabulary that a sentence is expected to name, at the start
+
+
+class TargetCorrection(nn.Module):
+    """What is added to a target's pretrained feature: MLP([pooled ; t^fg]), zero at the start, with dropout."""
+
+    def __init__(self, d_joint: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.mlp = mlp(d_joint + width, width, d_joint, dropout=dropout, zero=True)
+
+    def forward(self, pooled: Tensor, foreground: Tensor) -> Tensor:
+        """``pooled [U, D]`` (unit length) and ``foreground [U, d]`` to ``[U, D]``."""
+        return self.mlp(self.dropout(torch.cat([unit_variance(pooled), foreground], -1)))
+
+
+class NeucoreXL(Head):
+    """Section 2 of the model page. ``vocabulary [C, D]``: pooled text features of the training concepts' names."""
+
+    reads_sequence = True
+
+    def __init__(self, settings: Settings, backbone: Backbone, vocabulary: Tensor) -> None:
+        super().__init__(settings, backbone)
+        model, joint, d = settings.model, backbone.embed_dim, settings.model.width
+        self.register_buffer("vocabulary", unit_variance(vocabulary), persistent=False)
+        self.image_tokens = nn.Sequential(nn.LayerNorm(backbone.token_width), nn.Linear(backbone.token_width, d))
+        self.words = nn.Sequential(nn.LayerNorm(backbone.word_width), nn.Linear(backbone.word_width, d))
+        self.concept = nn.Linear(joint, d)
+        self.exchange = Exchange(d, model.heads, model.exchange_layers, backbone.n_tokens, model.dropout)
+        self.foreground, self.background = AttentionPool(d), AttentionPool(d)
+        self.concept_scores = ConceptScores(d, CONCEPT_PRIOR)
+
+        self.learned_sequence: LearnedSequence | None = None
+        self.planned_sequence: PlannedSequence | None = None
+        self.phrase = nn.Linear(joint, d)
+        if settings.fusion.sequence == "learned":
+            self.learned_sequence = LearnedSequence(d, settings.fusion.learned_steps)
+        else:
+            self.planned_sequence = PlannedSequence(d, model.heads, len(OPERATIONS), model.dropout)
+        self.fusion = ProgressiveFusion(d, model.heads, model.dropout)
+
+        self.fused = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, joint))
+        nn.init.zeros_(self.fused[1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.fused[1].bias)  # type: ignore[arg-type]
+        self.step_norm = nn.LayerNorm(d)
+        self.direct = mlp(2 * joint + d, d, joint, dropout=model.dropout, zero=True)
+        self.text_gate = nn.Parameter(torch.tensor([model.text_gate]))
+        self.correction = TargetCorrection(joint, d, model.correction_dropout)
+        if model.score == "full":
+            self.explicit = ExplicitMatching(joint, joint, d, aligned=True, weighted=True)
+            self.background_weight = nn.Parameter(torch.zeros(1))
+
+    def look(self, images: ImageFeatures) -> FeatureSet:
+        """``pooled [U, D]``, ``tokens [U, N, d]``, ``foreground`` and ``background [U, d]`` (equations 3 and 4)."""
+        tokens = self.image_tokens(images.tokens)
+        exchanged = self.exchange(tokens)
+        return FeatureSet(
+            {
+                "pooled": l2(images.pooled),
+                "tokens": tokens,
+                "foreground": self.foreground(exchanged),
+                "background": self.background(exchanged),
+            }
+        )
+
+    def targets(self, images: FeatureSet) -> TargetFeatures:
+        """``vector [U, D]`` and, for the full score, ``background [U, d]``; both of unit length."""
+        correction = self.correction(images["pooled"], images["foreground"])
+        features = {"vector": l2(images["pooled"] + correction.float())}
+        if self.score_mode == "full":
+            features["background"] = l2(images["background"])
+        return FeatureSet(features)
+
+    def queries(self, references: FeatureSet, text: Text) -> QueryFeatures:
+        i, t = references["pooled"], l2(text.sentence.pooled)
+        steps, step_mask = self._steps(text)
+        fused = self._fuse(references, text, steps, step_mask)
+        direct = self.direct(
+            torch.cat([unit_variance(i), unit_variance(t), self.step_norm(masked_mean(steps, step_mask))], -1)
+        )
+        delta = self.fused(fused).float() + direct.float() + self.text_gate * t
+        features = {"vector": l2(i + delta)}
+        if self.score_mode == "full":
+            features |= self.explicit(unit_variance(t))
+            features["background"] = self.background_weight * l2(references["background"])
+        return FeatureSet(features)
+
+    def concept_logits(self, references: FeatureSet, targets: FeatureSet) -> Tensor | None:
+        if not len(self.vocabulary):  # type: ignore[arg-type]
+            return None
+        exchanged = self.exchange(references["tokens"], targets["tokens"])
+        return self.concept_scores(self.foreground(exchanged), self.concept(self.vocabulary))
+
+    def _steps(self, text: Text) -> tuple[Tensor, Tensor]:
+        """e_k ``[B, K, d]`` and which of them are real ``[B, K]``: planned, or drawn from the sentence (equation 7)."""
+        words = self.words(text.sentence.words)
+        if self.learned_sequence is not None:
+            sentence = self.phrase(unit_variance(text.sentence.pooled))
+            steps = self.learned_sequence(sentence, words, text.sentence.mask)
+            return steps, torch.ones(steps.shape[:2], dtype=torch.bool, device=steps.device)
+        assert self.planned_sequence is not None
+        sequence = text.sequence
+        phrases = self.phrase(text.short_rows(sequence.phrase))
+        return self.planned_sequence(phrases, sequence.operation, words, text.sentence.mask), sequence.step_mask
+
+    def _fuse(self, references: FeatureSet, text: Text, steps: Tensor, step_mask: Tensor) -> Tensor:
+        """Mean of the N reference tokens of X_K ``[B, d]``, from X₀ = [r^fg ; f_r ; w_{c∈C(T)}] (equation 8)."""
+        tokens = references["tokens"]
+        concepts = self.concept(text.short_rows(text.sequence.concept))
+        x = torch.cat([references["foreground"][:, None], tokens, concepts], 1)
+        n_image = 1 + tokens.shape[1]
+        mask = torch.cat([text.sequence.concept_mask.new_ones(len(x), n_image), text.sequence.concept_mask], 1)
+        x = self.fusion(x, mask, steps, step_mask)
+        return x[:, 1:n_image].mean(1)

@@ -1,0 +1,56 @@
+"""The rows of the results table by name. A new system is one file in ``composers`` and one line here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from neucore_xl.config.schema import Settings
+from neucore_xl.errors import UserError
+from neucore_xl.models.backbone import Backbone
+from neucore_xl.models.composer import Composer
+from neucore_xl.models.composers.concat import Concat
+from neucore_xl.models.composers.image_only import ImageOnly
+from neucore_xl.models.composers.residual import Residual
+from neucore_xl.models.composers.text_only import TextOnly
+from neucore_xl.models.concepts import encode_names
+from neucore_xl.models.neucore_xl import NeucoreXL
+
+if TYPE_CHECKING:
+    from neucore_xl.language.vocabulary import Vocabulary
+
+_PLAIN: dict[str, Callable[[Settings, Backbone], Composer]] = {
+    "image-only": ImageOnly,
+    "text-only": TextOnly,
+    "concat": Concat,
+    "residual": Residual,
+}
+_ALIGNING: dict[str, Callable[[Settings, Backbone, Tensor], Composer]] = {
+    "neucore-xl": NeucoreXL,
+}
+
+
+def composer_names() -> tuple[str, ...]:
+    """Every row that ``model.name`` may ask for."""
+    return (*_ALIGNING, *_PLAIN)
+
+
+def build_composer(settings: Settings, backbone: Backbone, vocabulary: Vocabulary) -> Composer:
+    """The composer ``settings.model.name`` on ``backbone``, its heads freshly initialised.
+
+    Rows that align concepts hold the pretrained text features ``[C, D]`` of the vocabulary's names, encoded here on
+    the device the backbone is on; none are encoded when ``loss.concept_weight`` is 0.
+
+    Raises ``UserError`` for an unknown row, with the nearest known one.
+    """
+    name = settings.model.name
+    if name in _PLAIN:
+        return _PLAIN[name](settings, backbone)
+    if name in _ALIGNING:
+        names = vocabulary.names if settings.loss.concept_weight > 0 else ()
+        return _ALIGNING[name](settings, backbone, encode_names(backbone, names))
+    nearest = difflib.get_close_matches(name, composer_names(), n=1, cutoff=0.0)[0]
+    raise UserError(f"model.name: no row {name!r}; the nearest is {nearest!r} (rows: {', '.join(composer_names())}).")

@@ -1,0 +1,235 @@
+"""Opening an open_clip model by hub name, tag, local file or JSON config, with one-sentence errors.
+
+Nothing here downloads unless the name or tag asks for it: a config file, a local ``.pt``/``.safetensors`` and a
+``local-dir:`` are read from disk alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.factory import get_model_config
+from torch import Tensor, nn
+
+from neucore_xl.config.schema import BackboneSettings
+from neucore_xl.errors import UserError
+
+LOCAL_DIR = "local-dir:"
+HUB = "hf-hub:"
+WEIGHT_FILES = (".pt", ".pth", ".bin", ".safetensors", ".npz")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An open_clip model, its tokenizer (``list[str]`` to ids ``[B, L]``), the id of its padding and its config."""
+
+    model: nn.Module
+    tokenizer: Callable[[list[str]], Tensor]
+    pad_id: int
+    architecture: dict[str, Any]
+
+
+def open_model(settings: BackboneSettings) -> Opened:
+    """The open_clip model that ``settings`` names, in fp32 on the CPU.
+
+    Raises ``UserError`` for an unknown name (with the nearest known one), an unreadable config, weights that are
+    missing, unreadable or of another model.
+    """
+    preprocess: dict[str, Any] = {}
+    if settings.config is not None:
+        name, preprocess = _register_config(settings.config)
+    elif settings.pretrained is not None and settings.pretrained.startswith(LOCAL_DIR):
+        name = settings.pretrained
+    else:
+        name = settings.name
+    architecture = _architecture(name)
+    model = _create(name, architecture, settings, preprocess)
+    tokenizer = _tokenizer(name, architecture, own_config=settings.config is not None)
+    return Opened(model, tokenizer, _pad_id(model, tokenizer), architecture)
+
+
+def _register_config(path: Path) -> tuple[str, dict[str, Any]]:
+    """Register a user's JSON with open_clip; returns its name and its ``preprocess_cfg`` (may be empty).
+
+    Both forms are read: the bare model config, and open_clip's ``open_clip_config.json`` (``model_cfg`` beside
+    ``preprocess_cfg``). Names of HF folders are taken relative to the file when such a folder lies there.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"backbone.config {path} cannot be read ({error.strerror}); give an open_clip JSON.") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"backbone.config {path} is not JSON: line {error.lineno}: {error.msg}.") from None
+    model = content.get("model_cfg", content) if isinstance(content, dict) else None
+    preprocess = content.get("preprocess_cfg", {}) if isinstance(content, dict) else {}
+    if not isinstance(model, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(model):
+        raise UserError(f"backbone.config {path} lacks embed_dim, vision_cfg or text_cfg; see open_clip's configs.")
+    model = {key: value for key, value in model.items() if key != "preprocess_cfg"}
+    text = dict(model["text_cfg"])
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        beside = path.parent / str(text.get(key, ""))
+        if text.get(key) and beside.is_dir():
+            text[key] = str(beside.resolve())
+    model["text_cfg"] = text
+    with tempfile.TemporaryDirectory() as folder:
+        cleaned = Path(folder) / f"{path.stem}.json"
+        cleaned.write_text(json.dumps(model), encoding="utf-8")
+        open_clip.add_model_config(cleaned)  # read at once; open_clip skips files that are gone later
+    return path.stem, preprocess
+
+
+def _architecture(name: str) -> dict[str, Any]:
+    try:
+        config = get_model_config(name if ":" in name else name.replace("/", "-"))
+    except Exception as error:
+        kind = "folder" if name.startswith(LOCAL_DIR) else "hub model"
+        raise UserError(f"The {kind} {name!r} gives no open_clip_config.json ({_first_line(error)}).") from None
+    if config is None:
+        raise UserError(f"Unknown backbone {name!r}; {_nearest(name, open_clip.list_models())}.")
+    return config
+
+
+def _create(
+    name: str, architecture: dict[str, Any], settings: BackboneSettings, preprocess: dict[str, Any]
+) -> nn.Module:
+    pretrained = settings.pretrained
+    is_timm = "timm_model_name" in architecture["vision_cfg"]
+    # timm towers ignore `image_size` of the JSON unless it is forced
+    size = settings.image_size or (architecture["vision_cfg"].get("image_size") if is_timm else None)
+    common: dict[str, Any] = {
+        # a [1] logit scale: DeepSpeed refuses parameters without a dimension
+        "nonscalar_logit_scale": True,
+        "force_preprocess_cfg": preprocess,
+        "pretrained_text": False,
+    }
+    if pretrained is None:
+        return _guarded(name, pretrained, name, load_weights=False, force_image_size=size, **common)
+    if ":" in name:
+        return _guarded(name, pretrained, name, require_pretrained=True, force_image_size=size, **common)
+    if pretrained in open_clip.list_pretrained_tags_by_model(name):
+        return _guarded(name, pretrained, name, pretrained=pretrained, force_image_size=size, **common)
+    path = Path(pretrained).expanduser()
+    if not path.is_file():
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if path.suffix in WEIGHT_FILES or "/" in pretrained or not tags:
+            raise UserError(f"backbone.pretrained: no weights at {path}; give a file, `{LOCAL_DIR}DIR`, a tag or null.")
+        raise UserError(f"backbone.pretrained: {name} has no weights {pretrained!r}; {_nearest(pretrained, tags)}.")
+    # A file may hold position embeddings of the tower's own size or of the forced one.
+    last: Exception | None = None
+    for initial in dict.fromkeys((size, None) if is_timm else (size,)):
+        model = _guarded(name, None, name, load_weights=False, force_image_size=initial, **common)
+        try:
+            open_clip.load_checkpoint(model, str(path), strict=True)
+        except Exception as error:
+            last = error
+            continue
+        if is_timm and size is not None and initial is None:
+            model.visual.set_input_size(size)  # type: ignore[union-attr, operator]
+            model.visual.preprocess_cfg["size"] = model.visual.image_size  # type: ignore[union-attr, index]
+        return model
+    if isinstance(last, RuntimeError) and "state_dict" in str(last):
+        raise UserError(f"backbone.pretrained: {path} holds the weights of another model than {name}.") from last
+    raise UserError(f"backbone.pretrained: {path} cannot be read as weights ({_first_line(last)}).") from last
+
+
+def _guarded(name: str, pretrained: str | None, *args: Any, **kwargs: Any) -> nn.Module:
+    try:
+        with _random_weights_are_meant(pretrained is None):
+            return open_clip.create_model(*args, **kwargs)
+    except Exception as error:
+        weights = f" with weights {pretrained!r}" if pretrained else ""
+        raise UserError(f"Backbone {name!r}{weights} cannot be built: {_first_line(error)}.") from error
+
+
+@contextlib.contextmanager
+def _random_weights_are_meant(meant: bool) -> Iterator[None]:
+    """Keep open_clip's warning of a randomly initialised model off the terminal where that was asked for."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not (meant and "initialized randomly" in record.getMessage())
+
+    logging.getLogger().addFilter(wanted)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(wanted)
+
+
+def _tokenizer(name: str, architecture: dict[str, Any], own_config: bool) -> Callable[[list[str]], Tensor]:
+    text = architecture["text_cfg"]
+    if own_config and not text.get("hf_tokenizer_name"):
+        # open_clip would download a SigLIP tokenizer for any name that contains "siglip"
+        if text.get("hf_model_name") and Path(text["hf_model_name"]).is_dir():
+            return _hf_tokenizer(text)
+        return open_clip.SimpleTokenizer(context_length=text.get("context_length", 77))
+    try:
+        return open_clip.get_tokenizer(name)
+    except Exception as error:
+        raise UserError(f"The tokenizer of backbone {name!r} cannot be loaded: {_first_line(error)}.") from error
+
+
+def _hf_tokenizer(text: dict[str, Any]) -> Callable[[list[str]], Tensor]:
+    try:
+        return open_clip.HFTokenizer(
+            text["hf_model_name"], context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {})
+        )
+    except Exception as error:
+        raise UserError(f"No tokenizer in {text['hf_model_name']} ({_first_line(error)}).") from error
+
+
+def _pad_id(model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> int:
+    """The id that fills a row behind its text: the HF tower's own, else the tokenizer's, else 0 (CLIP's BPE)."""
+    config = getattr(getattr(model, "text", None), "config", None)
+    for holder in (config, getattr(tokenizer, "tokenizer", None)):
+        pad = getattr(holder, "pad_token_id", None)
+        if isinstance(pad, int):
+            return pad
+    return 0
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0) or difflib.get_close_matches(
+        name.lower(), known, n=1, cutoff=0.0
+    )
+    return f"the nearest known is {close[0]!r}" if close else "none is known"
+
+
+def _first_line(error: BaseException | None) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:200].rstrip(".")
+
+
+def image_mean_std(model: nn.Module) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """Side in pixels, mean and standard deviation that the image tower was trained with.
+
+    Raises ``UserError`` for a tower of non-square input.
+    """
+    config = open_clip.get_model_preprocess_cfg(model)
+    size = config["size"]
+    if not isinstance(size, int):
+        height, width = size
+        if height != width:
+            raise UserError(f"The image tower reads {height}×{width} pixels; only square towers are supported.")
+        size = height
+    return int(size), tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
+
+
+def parameters_hash(module_state: dict[str, Tensor], salt: str) -> str:
+    """SHA-256 (hex) of ``salt`` and every tensor's name, dtype, shape and bytes, in the order of the names."""
+    digest = hashlib.sha256(salt.encode())
+    for name in sorted(module_state):
+        tensor = module_state[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()
