@@ -1,0 +1,251 @@
+"""Whole runs on tiny data: the run folder, cached and uncached features, resuming, and errors before any work."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from neucore_xl.config.schema import Settings
+from neucore_xl.errors import UserError
+from neucore_xl.runs import checkpoints
+from neucore_xl.runs.load import load_run
+from neucore_xl.training.errors import TrainingStopped
+from neucore_xl.training.log import read_log
+from neucore_xl.training.run import train
+
+Tiny = Callable[..., Settings]
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    return read_log(run / "log.jsonl")
+
+
+def losses(run: Path) -> list[tuple[int, float, float, float]]:
+    return [(r["step"], r["loss"], r["loss_match"], r["loss_concept"]) for r in log_of(run)]
+
+
+def test_a_run_explains_itself_and_its_best_checkpoint_loads(tiny: Tiny, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    summary = train(tiny(), run)
+    assert {"config.yaml", "environment.json", "vocabulary.json", "log.jsonl", "tensorboard", "checkpoints"} <= {
+        p.name for p in run.iterdir()
+    }
+    log = log_of(run)
+    assert [r["step"] for r in log] == list(range(1, 11))
+    assert all(math.isfinite(r["loss"]) and r["loss_concept"] > 0 for r in log)
+    validated = {r["step"]: r["validation"]["mean"] for r in log if "validation" in r}
+    assert set(validated) == {5, 10}
+    assert summary.steps == 10
+    assert summary.best_value == max(validated.values())
+    assert summary.metrics["mean"] == summary.best_value
+    best = load_run(run)
+    assert best.checkpoint.step == summary.best_step
+    assert load_run(run, checkpoint="last").checkpoint.step == 10
+
+    again = train(tiny(), run)  # finished: nothing is trained
+    assert again == summary
+    assert [r["step"] for r in log_of(run)] == list(range(1, 11))
+
+
+def test_cached_features_give_the_losses_of_uncached_ones(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny("train.cache_features=true"), tmp_path / "cached")
+    train(tiny("train.cache_features=false", "data.workers=1"), tmp_path / "plain")
+    assert any((tmp_path / "cache").iterdir())
+    for cached, plain in zip(losses(tmp_path / "cached"), losses(tmp_path / "plain"), strict=True):
+        assert cached == pytest.approx(plain, rel=1e-5, abs=1e-5)
+
+
+def test_a_run_that_is_broken_off_goes_on_with_the_same_losses(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny("train.accumulate=2", "backbone.freeze={image: 1, text: 1}")
+    train(settings, tmp_path / "whole")
+
+    real, calls = checkpoints.save, []
+
+    def save_then_die(*args: Any, **kwargs: Any) -> Any:
+        real(*args, **kwargs)
+        calls.append(args[1])
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tmp_path / "broken")
+    assert [r["step"] for r in log_of(tmp_path / "broken")] == [1, 2, 3, 4]
+    summary = train(settings, tmp_path / "broken")
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    whole, broken = (load_run(tmp_path / n, checkpoint="last").checkpoint.weights() for n in ("whole", "broken"))
+    assert all(torch.equal(whole[name], broken[name]) for name in whole)
+    assert summary.steps == 10
+
+
+def test_a_trained_tower_moves_and_a_frozen_one_does_not(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny("backbone.freeze={image: 1, text: 2}", "train.lr_backbone=0.01", "train.steps=2"), tmp_path / "run")
+    log = log_of(tmp_path / "run")
+    assert log[1]["lr_backbone"] == pytest.approx(0.01)
+    run = load_run(tmp_path / "run", checkpoint="last")
+    stored = [n for n in run.checkpoint.weights() if "resblocks" in n]
+    assert stored
+    assert not any("resblocks.0." in n for n in stored)
+
+
+@pytest.mark.parametrize("row", ["image-only", "text-only", "concat", "residual"])
+def test_every_floor_row_trains(row: str, tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny(f"model.name={row}", "train.steps=2"), tmp_path / row)
+    log = log_of(tmp_path / row)
+    assert [r["step"] for r in log] == [1, 2]
+    assert all(r["loss"] == pytest.approx(r["loss_match"]) and r["loss_concept"] == 0 for r in log)
+
+
+def test_bf16_and_hard_negatives_run(tiny: Tiny, tmp_path: Path) -> None:
+    negatives = ("loss.reference_negatives=true", "loss.subset_negatives=2", "train.steps=2")
+    train(tiny("train.precision=bf16", *negatives), tmp_path / "bf16")
+    train(tiny(*negatives), tmp_path / "fp32")
+    train(tiny("train.steps=2"), tmp_path / "without")
+    first = {name: losses(tmp_path / name)[0][2] for name in ("bf16", "fp32", "without")}
+    assert first["bf16"] == pytest.approx(first["fp32"], rel=0.05)
+    assert first["fp32"] > first["without"]  # more columns, a larger cross-entropy at the start
+
+
+def test_a_weight_that_is_not_a_number_stops_the_run_and_names_the_batch(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neucore_xl.training.engine import PlainEngine
+
+    step, count = PlainEngine.step, []
+
+    def poison(self: PlainEngine) -> None:
+        step(self)
+        count.append(1)
+        if len(count) == 5:
+            with torch.no_grad():
+                next(p for p in self.composer.parameters() if p.requires_grad and p.ndim == 2).fill_(float("nan"))
+
+    monkeypatch.setattr(PlainEngine, "step", poison)
+    run = tmp_path / "run"
+    with pytest.raises(TrainingStopped) as stop:
+        train(tiny("train.validate_every=0"), run)
+    assert stop.value.step == 6
+    assert len(stop.value.ids) == 8
+    assert stop.value.checkpoint == run / "checkpoints" / "step-00000004"
+    last = log_of(run)[-1]
+    assert (last["step"], last["ids"]) == (6, list(stop.value.ids))
+    monkeypatch.undo()
+    assert train(tiny("train.validate_every=0"), run).steps == 10  # goes on from step 4
+    assert [r["step"] for r in log_of(run)] == list(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("data.val_split=test9", "test9"),
+        ("data.root=nowhere", "nowhere"),
+        ("train.batch_size=500", r"train\.batch_size"),
+        ("train.accumulate=3", "multiple"),
+        ("model.name=neucor", "neucor"),
+        ("backbone.pretrained=missing.pt", r"missing\.pt"),
+        ("train.device=cuda", r"train\.device"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_makes_no_folder(
+    override: str, sentence: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=sentence) as error:
+        train(tiny(override), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_of_another_config_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny("train.steps=1"), tmp_path / "run")
+    with pytest.raises(UserError, match=r"train\.lr was 0\.0005, now 0\.1"):
+        train(tiny("train.steps=1", "train.lr=0.1"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named(workers: int, tiny: Tiny, tmp_path: Path, tiny_data: Path) -> None:
+    root = tmp_path / "data"
+    subprocess.run(["cp", "-r", str(tiny_data), str(root)], check=True)
+    for image in (root / "img_raw" / "train").iterdir():
+        image.write_bytes(b"")
+    settings = tiny(f"data.root={root}", "train.cache_features=false", f"data.workers={workers}")
+    with pytest.raises(UserError, match=r"img_raw/train/train-\d-\d\.png") as error:
+        train(settings, tmp_path / "run")
+    assert "Traceback" not in str(error.value)
+
+
+def command(tiny_data: Path, overrides: list[str], run: Path) -> list[str]:
+    recipe = str(tiny_data / "recipe.yaml")
+    return [sys.executable, "-m", "neucore_xl.train", recipe, "--run", str(run), *overrides]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_the_losses_of_an_unbroken_one(
+    tiny_data: Path, tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    """SIGKILL once past the first checkpoint and once more later; dropout, accumulation and a trained tower are on."""
+    overrides = [*tiny_overrides, "train.steps=60", "train.checkpoint_every=10", "train.accumulate=2",
+                 "train.validate_every=25", "backbone.freeze={image: 1, text: 2}", "data.workers=1"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(command(tiny_data, overrides, whole), check=True, env=environment, capture_output=True)
+
+    reached = []
+    for past in (13, 37):
+        with subprocess.Popen(
+            command(tiny_data, overrides, broken), env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+        ) as process:
+            deadline = time.monotonic() + 300
+            while not any(r["step"] >= past for r in log_of(broken)):
+                assert process.poll() is None, "ended before it could be killed"
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        reached.append(log_of(broken)[-1]["step"])
+        assert process.returncode == -signal.SIGKILL
+    assert reached[-1] < 60
+    done = subprocess.run(
+        command(tiny_data, overrides, broken), check=True, env=environment, capture_output=True, text=True
+    )
+    assert "going on after step" in done.stdout
+    assert losses(broken) == losses(whole)
+    assert [r["step"] for r in log_of(broken)] == list(range(1, 61))
+    assert [r.get("validation") for r in log_of(broken)] == [r.get("validation") for r in log_of(whole)]
+
+
+@pytest.mark.slow
+def test_the_module_entry_prints_wrong_input_as_one_sentence(
+    tiny_data: Path, tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        command(tiny_data, [*tiny_overrides, "train.stps=3"], tmp_path / "run"), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "train.stps" in done.stderr
+    assert "train.steps" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_environment_holds_the_command_that_resumed(tiny_data: Path, tiny_overrides: list[str], tmp_path: Path) -> None:
+    call = command(tiny_data, [*tiny_overrides, "train.steps=1"], tmp_path / "run")
+    for _ in range(2):
+        subprocess.run(call, check=True, capture_output=True)
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert "train.steps=1" in environment["command"]
+    assert len(environment["resumed"]) == 1
