@@ -28,6 +28,4 @@ def train(
 
     from neucore_xl.training.run import train as run_training
 
-    console = Console()
-    summary = run_training(settings, run, console=console)
-    console.print(str(summary), highlight=False)
+    run_training(settings, run, console=Console())
