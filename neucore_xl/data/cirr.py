@@ -70,7 +70,7 @@ def parse_row(raw: Any, where: str) -> Row:
         reference=reference,
         target=target,
         caption=caption,
-        set_id=str(image_set.get("id")),
+        set_id=str(image_set.get("id", "")),
         members=tuple(text_list(image_set["members"], f"{where}: `members`")),
         reference_rank=image_set.get("reference_rank"),
         target_rank=image_set.get("target_rank"),

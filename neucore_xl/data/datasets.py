@@ -34,18 +34,17 @@ def open_split(
     for an unknown name or switch, a missing folder or split, and every row that cannot be read.
     """
     root = Path(root)
-    _one_of("dataset", name, NAMES)
-    _one_of("captions", captions, ("12", "21", "both"))
-    _one_of("gallery", gallery, ("original", "val"))
-    _one_of("empty_text", empty_text, ("refuse", "keep"))
-    if not root.is_dir():
-        raise UserError(f"The data folder {root} does not exist; set data.root to the folder that holds captions/.")
+    require_known("dataset", name, NAMES)
+    require_known("captions", captions, ("12", "21", "both"))
+    require_known("gallery", gallery, ("original", "val"))
+    require_known("empty_text", empty_text, ("refuse", "keep"))
+    require_root(root)
     if name == "cirr":
         _require_split(root, split, cirr.splits_in(root), cirr.captions_path(root, split))
         return cirr.read_split(root, split, empty_text=empty_text)
     present = fashion_iq.splits_in(root)
     for category in categories:
-        _one_of("Fashion-IQ category", category, tuple(dict.fromkeys((*fashion_iq.CATEGORIES, *present))))
+        require_known("Fashion-IQ category", category, tuple(dict.fromkeys((*fashion_iq.CATEGORIES, *present))))
         path = fashion_iq.captions_path(root, category, split)
         _require_split(root, split, present.get(category, ()), path)
     return fashion_iq.read_split(
@@ -70,7 +69,22 @@ def open_from_settings(settings: DataSettings, split: str) -> Split:
     )
 
 
-def _one_of(what: str, value: str, allowed: Sequence[str]) -> None:
+def require_root(root: Path) -> None:
+    """Raises ``UserError`` unless ``root`` is a folder."""
+    if not root.is_dir():
+        raise UserError(f"The data folder {root} does not exist; set data.root to the folder that holds captions/.")
+
+
+def require_targets(split: Split) -> None:
+    """Raises ``UserError`` naming a row without a target: such a split can be neither trained on nor scored."""
+    for triplet in split.triplets:
+        if triplet.target is None:
+            where = f"Split {split.name!r} of {split.root}"
+            raise UserError(f"{where} has no labels (pair {triplet.id} has no target); take a labelled split.")
+
+
+def require_known(what: str, value: str, allowed: Sequence[str]) -> None:
+    """Raises ``UserError`` with the nearest allowed value unless ``value`` is one of them."""
     if value in allowed:
         return
     near = get_close_matches(value, allowed, n=1)

@@ -123,7 +123,7 @@ def read_split(
             names = tuple(name for name in listed if name in used)
         else:
             names = tuple(listed)
-        galleries[category] = Gallery(names, {name: _path(root, name, files) for name in names})
+        galleries[category] = Gallery(names, {name: image_path(root, name, files) for name in names})
     return Split("fashion-iq", split, root, tuple(triplets), galleries)
 
 
@@ -154,6 +154,6 @@ def _queries(row: Row, id: str, category: str, captions: Captions) -> list[Tripl
     return [query(id, join(row.captions if captions == "12" else row.captions[::-1]))]
 
 
-def _path(root: Path, name: str, files: Mapping[str, list[Path]]) -> Path:
+def image_path(root: Path, name: str, files: Mapping[str, list[Path]]) -> Path:
     """The file of image ``name``; where there is none, the name that the user should give it."""
     return files[name][0] if name in files else root / "images" / f"{name}{SUFFIXES[0]}"

@@ -1,0 +1,109 @@
+"""Decode every picture once, in several processes, and say which are missing, damaged, or twice there."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from neucore_xl.data.images import load_rgb
+from neucore_xl.errors import UserError
+
+_CHUNK = 16  # pictures handed to a process at a time
+_POOL_FROM = 64  # fewer pictures than this are decoded here: starting processes would take longer
+
+
+@dataclass(frozen=True)
+class PictureCheck:
+    """What became of the named pictures; ``unreadable`` gives the reason, ``same_bytes`` groups equal files."""
+
+    checked: int
+    missing: tuple[str, ...]
+    unreadable: Mapping[str, str]
+    modes: Mapping[str, int] = field(default_factory=dict)
+    same_bytes: tuple[tuple[str, ...], ...] = ()
+
+
+def check_pictures(paths: Mapping[str, Path], *, console: Console | None = None, workers: int = 0) -> PictureCheck:
+    """Decode the pictures ``paths`` (name → file); ``workers`` 0 takes one process per core.
+
+    A bar runs on ``console`` if there is one. Raises ``UserError`` when a decoding process dies.
+    """
+    present = {name: path for name, path in paths.items() if path.is_file()}
+    unreadable: dict[str, str] = {}
+    modes: Counter[str] = Counter()
+    by_digest: dict[str, list[str]] = defaultdict(list)
+    with _bar(console, len(present)) as advance:
+        for name, (mode, digest, error) in zip(present, _examine_all(list(present.values()), workers), strict=True):
+            advance()
+            if error is not None:
+                unreadable[name] = error
+            else:
+                modes[mode] += 1
+                by_digest[digest].append(name)
+    same = tuple(tuple(names) for names in by_digest.values() if len(names) > 1)
+    missing = tuple(name for name in paths if name not in present)
+    return PictureCheck(len(present), missing, unreadable, dict(modes.most_common()), same)
+
+
+def _examine(path: Path) -> tuple[str, str, str | None]:
+    """Mode, digest of the bytes, and what is wrong, of one picture."""
+    try:
+        load_rgb(path)
+        with Image.open(path) as image:
+            mode = image.mode
+        return mode, hashlib.sha256(path.read_bytes()).hexdigest(), None
+    except (UserError, OSError) as error:
+        return "", "", str(error)
+
+
+def _examine_all(paths: list[Path], workers: int) -> Iterator[tuple[str, str, str | None]]:
+    workers = workers or os.cpu_count() or 1
+    if workers == 1 or len(paths) < _POOL_FROM:
+        yield from map(_examine, paths)
+        return
+    # Spawned, not forked: the calling process may hold threads of a tensor library.
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            yield from pool.map(_examine, paths, chunksize=_CHUNK)
+    except BrokenProcessPool:
+        raise UserError("A process that decodes pictures died; give it more memory or run with --no-images.") from None
+
+
+@contextmanager
+def _bar(console: Console | None, total: int) -> Iterator[_Advance]:
+    if console is None:
+        yield _Advance(None)
+        return
+    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        yield _Advance(progress, progress.add_task("Decoding pictures", total=total))
+
+
+class _Advance:
+    def __init__(self, progress: Progress | None, task: object = None) -> None:
+        self._progress, self._task = progress, task
+
+    def __call__(self) -> None:
+        if self._progress is not None:
+            self._progress.advance(self._task)  # type: ignore[arg-type]
+
+
+def name_clashes(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    """Groups of names that a file system or an editor may take for one: they differ in case alone."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(names):
+        groups[name.casefold()].append(name)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
