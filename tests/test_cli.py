@@ -170,3 +170,15 @@ def test_a_report_into_a_place_that_is_a_file_is_one_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"):
         write_json(tmp_path / "file" / "report.json", {"a": 1})
+
+
+def test_the_doctor_ends_with_0_for_what_can_be_trained_and_1_for_what_cannot(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    report = tmp_path / "report.json"
+    assert run("data", "doctor", "fashion-iq", str(shared / "fashion-iq"), "--no-images", "--json", str(report)) == 0
+    assert json.loads(report.read_text(encoding="utf-8"))["trainable"] is True
+    assert run("data", "doctor", "cirr", str(tmp_path), "--no-images", "--json", str(report)) == 1
+    assert json.loads(report.read_text(encoding="utf-8"))["trainable"] is False, "a new report replaces the old one"
+    assert run("data", "doctor", "cirr", str(tmp_path / "absent"), "--no-images") == 2
+    assert "absent does not exist" in capsys.readouterr().err

@@ -35,8 +35,9 @@ def doctor(
     from neucore_xl.cli.output import write_json
     from neucore_xl.data.doctor import examine
 
-    report = examine(name.value, root, images=images)
-    report.print(Console())
+    console = Console()
+    report = examine(name.value, root, images=images, console=console)
+    report.print(console)
     if json_file is not None:
         write_json(json_file, report.to_json())
     raise typer.Exit(0 if report.trainable else 1)
