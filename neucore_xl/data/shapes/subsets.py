@@ -1,0 +1,98 @@
+"""Subsets of six similar scenes, by the procedure of CIRR (Liu et al., 2021, section 4.1 and supplement D)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from neucore_xl.data.shapes.scene import (
+    BACKGROUND_COLOURS,
+    BACKGROUND_KINDS,
+    COLOURS,
+    COUNTS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    TILTS,
+    ZOOMS,
+    Scene,
+)
+
+NEAR_IDENTICAL = 0.94  # cosine from which an image counts as the seed image again
+STEP = 0.002  # an image this close in cosine to the last one added is skipped
+TOP = 20
+SIZE = 6
+MAX_SHARED = 2  # images that two subsets may have in common ("filter … to avoid heavy overlap")
+PAIRS = ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0), (0, 2), (0, 3), (0, 4))  # by rank in the subset
+WIDTH = 96
+_WEIGHTS = {"shape": 0.8, "colour": 0.9, "texture": 0.55, "size": 0.5, "count": 0.6, "place": 0.6}
+
+
+def _table() -> dict[tuple[str, object], np.ndarray]:
+    """One fixed random direction for each value of each attribute: the stand-in for a ResNet's features."""
+    rng = np.random.default_rng(20210904)
+    values: list[tuple[str, object]] = []
+    for name, options in (
+        ("shape", SHAPES), ("colour", COLOURS), ("texture", TEXTURES), ("size", SIZES), ("count", COUNTS),
+        ("place", [(r, c) for r in range(3) for c in range(3)]), ("background", BACKGROUND_COLOURS),
+        ("kind", BACKGROUND_KINDS), ("zoom", ZOOMS), ("tilt", TILTS),
+    ):  # fmt: skip
+        values += [(name, v) for v in options]
+    rows = rng.standard_normal((len(values), WIDTH)) / np.sqrt(WIDTH)
+    return dict(zip(values, rows, strict=True))
+
+
+_TABLE = _table()
+
+
+def scene_features(scenes: Sequence[Scene]) -> np.ndarray:
+    """Unit feature vectors [N, WIDTH]: the cosine of two scenes falls with every attribute in which they differ."""
+    features = np.zeros((len(scenes), WIDTH))
+    for row, scene in zip(features, scenes, strict=True):
+        for group in scene.groups:
+            for name, weight in _WEIGHTS.items():
+                row += weight * _TABLE[name, getattr(group, name)]
+        row += 0.9 * _TABLE["background", scene.background] + 0.5 * _TABLE["kind", scene.background_kind]
+        row += 0.6 * _TABLE["zoom", scene.zoom] + 0.5 * _TABLE["tilt", scene.tilt]
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def subset_of(features: np.ndarray, first: int) -> tuple[int, ...] | None:
+    """The subset that the procedure builds from image ``first``, in rank order, or None if it is discarded."""
+    # Rounding makes the order independent of the last bits of a machine's matrix product.
+    cosine = np.round(features @ features[first], 9)
+    cosine[first] = 2.0
+    order = np.argsort(-cosine, kind="stable")
+    order = order[cosine[order] < NEAR_IDENTICAL][:TOP]
+    members, last = [first], 1.0
+    for i in order:
+        if last - cosine[i] > STEP:
+            members.append(int(i))
+            last = float(cosine[i])
+            if len(members) == SIZE:
+                return tuple(members)
+    return None
+
+
+def subsets(features: np.ndarray, rng: random.Random) -> Iterator[tuple[int, ...]]:
+    """Subsets from all images as first image, in random order and without heavy overlap with those before.
+
+    A subset counts for the overlap filter as soon as it is yielded, unless the consumer sends back ``False``.
+    """
+    kept_by_image: dict[int, list[set[int]]] = {}
+    firsts = list(range(len(features)))
+    rng.shuffle(firsts)
+    for first in firsts:
+        members = subset_of(features, first)
+        if members is None:
+            continue
+        chosen = set(members)
+        earlier = [other for i in members for other in kept_by_image.get(i, ())]
+        if any(len(chosen & other) > MAX_SHARED for other in earlier):
+            continue
+        accepted = yield members
+        if accepted is not False:
+            for i in members:
+                kept_by_image.setdefault(i, []).append(chosen)
