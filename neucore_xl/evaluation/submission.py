@@ -38,11 +38,8 @@ def write(directory: Path, split: Split, chunks: Iterable[Chunk], *, force: bool
     Raises:
         UserError: a file is there already (and not ``force``), cannot be written, or fails its own check.
     """
+    refuse_existing(directory, split, force=force)
     paths = {metric: directory / name for metric, name in file_names(split.name).items()}
-    if not force:
-        for path in paths.values():
-            if path.exists():
-                raise UserError(f"{path} is there already: choose another --out, or replace it with --force")
     gallery = split.galleries[""].names
     triplets = split.triplets
     reference = columns([t.reference for t in triplets], gallery)
@@ -62,6 +59,13 @@ def write(directory: Path, split: Split, chunks: Iterable[Chunk], *, force: bool
         if problems:
             raise UserError(f"{path} would be refused by the server: {problems[0]}")
     return written[0], written[1]
+
+
+def refuse_existing(directory: Path, split: Split, *, force: bool = False) -> None:
+    """Raise ``UserError`` where :func:`write` would replace a file unasked."""
+    for name in () if force else file_names(split.name).values():
+        if (directory / name).exists():
+            raise UserError(f"{directory / name} is there already: choose another --out, or replace it with --force")
 
 
 def check(file: Path, split: Split) -> list[str]:

@@ -1,0 +1,51 @@
+"""Evaluate a run on CIRR: every measure of a labelled split, or the two submission files of test1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scores import guarded, open_run, parser, settings_of
+
+from neucore_xl.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    p = parser(__doc__ or "", "python eval/cirr.py --run runs/xl --data data/cirr --split val --out runs/xl/val")
+    p.add_argument("--split", default="val", help="val, or test1, whose labels are hidden (default: val)")
+    p.add_argument("--labels", choices=("hard", "soft"), help="labels that count as found (default: hard)")
+    options = p.parse_args(arguments)
+
+    from neucore_xl.data.datasets import open_split
+    from neucore_xl.evaluation import submission
+    from neucore_xl.evaluation.result import prepare_output
+
+    settings = settings_of(options, "cirr")
+    split = open_split("cirr", options.data, options.split, empty_text=settings.data.empty_text)
+    labelled = any(t.target for t in split.triplets)
+    if options.labels and not labelled:
+        raise UserError(f"--labels {options.labels}: the labels of {options.split} are hidden; leave --labels out.")
+    prepare_output(options.out, run=str(options.run), force=options.force)
+    if not labelled:
+        submission.refuse_existing(options.out, split, force=options.force)
+
+    from rich.console import Console
+
+    console = Console()
+    opened = open_run(options, settings)
+    chunks = opened.chunks(split)[""]
+    if labelled:
+        from neucore_xl.evaluation.cirr import evaluate
+
+        result = evaluate(split, chunks, labels=options.labels or "hard")
+        result = result.with_context(protocol=opened.protocol(), environment=opened.environment())
+        result.print(console)
+        written = [result.save(options.out, force=options.force)]
+    else:
+        written = list(submission.write(options.out, split, chunks, force=options.force))
+        console.print(f"{options.split} carries no labels: files for the evaluation server, checked.")
+    for path in written:
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,69 @@
+"""Compare two evaluated systems query by query: the difference in the headline measure with a bootstrap interval.
+
+A and B are output folders of eval/cirr.py or eval/fashion_iq.py (they hold metrics.json and per_query.npz).
+The difference is A - B in percent points; queries are resampled in pairs, within categories for a macro average.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from scores import guarded
+
+from neucore_xl.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("a", type=Path, metavar="A")
+    p.add_argument("b", type=Path, metavar="B")
+    p.add_argument("--confidence", type=float, default=0.95, help="of the interval, between 0 and 1 (default: 0.95)")
+    p.add_argument("--resamples", type=int, default=9999, help="default: 9999")
+    p.add_argument("--method", choices=("percentile", "BCa"), default="percentile", help="default: percentile")
+    p.add_argument("--seed", type=int, default=0, help="default: 0")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write the comparison as JSON (a new file)")
+    options = p.parse_args(arguments)
+    if not 0 < options.confidence < 1 or options.resamples < 1:
+        raise UserError("--confidence lies between 0 and 1, and --resamples is at least 1.")
+    if options.json is not None and options.json.exists():
+        raise UserError(f"{options.json} is there already: choose another --json.")
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from neucore_xl.evaluation.compare import compare, load
+    from neucore_xl.evaluation.result import describe, write_json
+
+    a, b = load(options.a), load(options.b)
+    found = compare(
+        a, b, confidence=options.confidence, resamples=options.resamples, method=options.method, seed=options.seed
+    )
+    console = Console()
+    console.print(describe(a.protocol), highlight=False)
+    for name in ("preprocessing",):
+        if a.protocol.get(name) != b.protocol.get(name):
+            console.print(
+                f"note: {name} differs: {a.protocol.get(name)} against {b.protocol.get(name)}", highlight=False
+            )
+    table = Table("measure", str(options.a), str(options.b), "A - B")
+    for measure in a.metrics:
+        if measure in b.metrics:
+            x, y = a.metrics[measure], b.metrics[measure]
+            table.add_row(measure, f"{x:.2f}", f"{y:.2f}", f"{x - y:+.2f}")
+    console.print(table)
+    verdict = "more than chance" if found.excludes_zero else "not more than chance"
+    console.print(
+        f"{a.headline}: A - B = {found} ({found.confidence:.0%}, {found.method}, {found.resamples} paired resamples of "
+        f"{a.n_queries} queries): {verdict}",
+        highlight=False,
+    )
+    if options.json is not None:
+        record = {"a": str(options.a), "b": str(options.b), "measure": a.headline, **vars(found)}
+        write_json(options.json, json.loads(json.dumps(record)), indent=2)
+
+
+if __name__ == "__main__":
+    guarded(main)
