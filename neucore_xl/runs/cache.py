@@ -1,9 +1,10 @@
 """The feature cache: what frozen towers say about images and texts, computed once and memory-mapped ever after.
 
-Layout under the cache folder: one folder per store, named after what fixes its content (``images-<hash of backbone
-and transform>``, ``texts-<hash of backbone>``), in it immutable shards ``shard-<n>-<random>/`` of plain ``.npy``
-arrays and a ``shard.json``. A shard is written under a temporary name and renamed, so it exists completely or not
-at all; one whose files do not have the recorded sizes is thrown away and recomputed. A second split adds shards.
+Layout under the cache folder: one folder per store, named after what fixes its content (``images-<hash of image
+tower and transform>``, ``texts-<hash of text tower>``), in it immutable shards ``shard-<n>-<random>/`` of plain
+``.npy`` arrays and a ``shard.json``. A shard is written under a temporary name and renamed, so it exists completely
+or not at all; one whose files do not have the recorded sizes is thrown away and recomputed. A second split adds
+shards.
 
 An image is identified by its resolved path, size in bytes and modification time (ns): reading tens of thousands of
 files at every start only to hash them would cost more than it protects from. A replaced or edited image is
@@ -19,7 +20,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import filelock
 import numpy as np
@@ -136,27 +137,16 @@ def _complete_shard(shard: Path) -> list[str] | None:
         return None
 
 
-class Encodes(Protocol):
-    """What the cache needs of a backbone."""
-
-    def fingerprint(self) -> str: ...
-
-    def encode_images(self, pixels: torch.Tensor) -> ImageFeatures: ...
-
-    def encode_texts(self, ids: torch.Tensor) -> TextFeatures: ...
-
-
 class FeatureCache:
-    """The two stores of one backbone and one image transform.
+    """The stores of one image tower with one transform and of one text tower, each named by fingerprints.
 
-    ``fill_*`` compute what is missing, under a lock that a second run waits for, and report progress through
-    ``track(iterator, total, description)``; ``image``/``text`` read.
+    ``fill_*`` compute what is missing, under a lock that a second run waits for; ``*_rows`` read.
     """
 
-    def __init__(self, folder: Path, backbone_fingerprint: str, transform_fingerprint: str) -> None:
+    def __init__(self, folder: Path, *, image_tower: str, transform: str, text_tower: str) -> None:
         self.folder = folder
-        self.images = Store(folder / f"images-{fingerprint(FORMAT, backbone_fingerprint, transform_fingerprint)}")
-        self.texts = Store(folder / f"texts-{fingerprint(FORMAT, backbone_fingerprint)}")
+        self.images = Store(folder / f"images-{fingerprint(FORMAT, image_tower, transform)}")
+        self.texts = Store(folder / f"texts-{fingerprint(FORMAT, text_tower)}")
 
     def image_rows(self, keys: Sequence[str]) -> ImageFeatures:
         """Features of the images with identities ``keys``: tokens [U, N, Dv], pooled [U, D]; ``KeyError`` if absent."""

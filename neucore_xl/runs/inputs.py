@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from neucore_xl.config.schema import Settings
 from neucore_xl.data.batches import ImageFeatures, ImageInput, Inputs, TextFeatures, TextInput
 from neucore_xl.data.triplets import Split
 from neucore_xl.errors import UserError
+from neucore_xl.models.backbone import Backbone
 from neucore_xl.runs.cache import FeatureCache, default_cache_dir, image_key
 from neucore_xl.runs.progress import track
 
@@ -71,10 +72,16 @@ class CachedInputs:
         self.cache_texts = cache_texts
 
     def images(self, names: Sequence[str]) -> ImageInput:
-        """Stored ``ImageFeatures`` of U rows, or pixels [U, 3, H, W] where the image tower is trained."""
+        """Stored ``ImageFeatures`` of U rows, or pixels [U, 3, H, W] where the image tower is trained.
+
+        Raises ``KeyError`` for an image that was not announced when the cache was filled.
+        """
         if not self.cache_images:
             return self.pixels.images(names)
-        return self.cache.image_rows([self.keys[name] for name in names])
+        try:
+            return self.cache.image_rows([self.keys[name] for name in names])
+        except KeyError as error:
+            raise KeyError(f"image {error} was not announced when the feature cache was filled") from None
 
     def texts(self, texts: Sequence[str]) -> TextInput:
         """Stored ``TextFeatures`` of B rows, or token ids [B, L] where the text tower is trained.
@@ -83,7 +90,10 @@ class CachedInputs:
         """
         if not self.cache_texts:
             return self.pixels.texts(texts)
-        return self.cache.text_rows(list(texts))
+        try:
+            return self.cache.text_rows(list(texts))
+        except KeyError as error:
+            raise KeyError(f"text {error} was not announced when the feature cache was filled") from None
 
 
 def image_paths(splits: Sequence[Split]) -> dict[str, Path]:
@@ -101,47 +111,51 @@ def image_paths(splits: Sequence[Split]) -> dict[str, Path]:
 
 def make_inputs(
     settings: Settings,
-    backbone: Any,
+    backbone: Backbone,
     splits: Sequence[Split],
     extra_texts: Sequence[str] = (),
     *,
-    backbone_fingerprint: str | None = None,
+    without_gallery: Collection[str] = (),
 ) -> Inputs:
-    """Inputs over all images and sentences of ``splits`` and ``extra_texts`` (phrases and concept names).
+    """Inputs over the images and sentences of ``splits`` and ``extra_texts`` (phrases and concept names).
 
-    Frozen towers are computed now, as far as the cache lacks them, on ``settings.train.device``. Give
-    ``backbone_fingerprint`` when a trained part of the backbone may have changed since it was built.
+    Frozen towers are computed now, as far as the cache lacks them, on ``settings.train.device``. Of splits named in
+    ``without_gallery`` only the images of triplets are: a training split is not ranked, and its gallery is large.
     """
     transform = backbone.transform(settings.data.target_pad)
-    paths = image_paths(splits)
-    pixels = PixelInputs(paths, transform, backbone.tokenizer)
-    cache_images, cache_texts = bool(backbone.image_frozen), bool(backbone.text_frozen)
+    pixels = PixelInputs(image_paths(splits), transform, backbone.tokenizer)
+    cache_images, cache_texts = backbone.image_frozen, backbone.text_frozen
     if not settings.train.cache_features or not (cache_images or cache_texts):
         return pixels
     cache = FeatureCache(
         settings.train.cache_dir or default_cache_dir(),
-        backbone_fingerprint or backbone.fingerprint(),
-        transform.fingerprint(),
+        image_tower=backbone.fingerprint("image") if cache_images else "",
+        transform=transform.fingerprint(),
+        text_tower=backbone.fingerprint("text") if cache_texts else "",
     )
     device = pick_device(settings.train.device)
+    size = settings.evaluation.batch_size
     keys: dict[str, str] = {}
     if cache_images:
-        names = [name for split in splits for name in split.image_names]
+        names = [name for split in splits for name in needed_images(split, split.name not in without_gallery)]
         keys = {name: image_key(pixels.path(name)) for name in dict.fromkeys(names)}
         by_key = {key: name for name, key in keys.items()}
         cache.fill_images(
             list(keys.values()),
-            lambda missing: _encode_images(
-                backbone, pixels, missing, by_key, settings.evaluation.batch_size, settings.data.workers, device
-            ),
+            lambda missing: _encode_images(backbone, pixels, missing, by_key, size, settings.data.workers, device),
         )
     if cache_texts:
         texts = [t.text for split in splits for t in split.triplets]
-        cache.fill_texts(
-            ["", *texts, *extra_texts],
-            lambda missing: _encode_texts(backbone, missing, settings.evaluation.batch_size, device),
-        )
+        cache.fill_texts(["", *texts, *extra_texts], lambda missing: _encode_texts(backbone, missing, size, device))
     return CachedInputs(cache, pixels, keys, cache_images=cache_images, cache_texts=cache_texts)
+
+
+def needed_images(split: Split, gallery: bool) -> tuple[str, ...]:
+    """All images of ``split``, or those of its triplets alone, in first-seen order."""
+    if gallery:
+        return split.image_names
+    named = ((t.reference, *((t.target,) if t.target else ()), *t.subset) for t in split.triplets)
+    return tuple(dict.fromkeys(name for names in named for name in names))
 
 
 def pick_device(name: str) -> torch.device:
@@ -178,7 +192,7 @@ def _stack_or_error(items: list[Tensor | UserError]) -> Tensor | UserError:
 
 
 def _encode_images(
-    backbone: Any,
+    backbone: Backbone,
     pixels: PixelInputs,
     keys: list[str],
     by_key: Mapping[str, str],
@@ -205,7 +219,7 @@ def _encode_images(
 
 
 def _encode_texts(
-    backbone: Any, texts: list[str], batch_size: int, device: torch.device
+    backbone: Backbone, texts: list[str], batch_size: int, device: torch.device
 ) -> Iterator[tuple[list[str], TextFeatures]]:
     with _on_device(backbone, device), track("text features", len(texts)) as advance:
         for start in range(0, len(texts), batch_size):
@@ -219,7 +233,7 @@ def _encode_texts(
 class _on_device:
     """The backbone in evaluation mode on ``device``, put back as it was at the end."""
 
-    def __init__(self, backbone: Any, device: torch.device) -> None:
+    def __init__(self, backbone: Backbone, device: torch.device) -> None:
         self.backbone = backbone
         self.device = device
 
