@@ -182,3 +182,54 @@ def test_the_doctor_ends_with_0_for_what_can_be_trained_and_1_for_what_cannot(
     assert json.loads(report.read_text(encoding="utf-8"))["trainable"] is False, "a new report replaces the old one"
     assert run("data", "doctor", "cirr", str(tmp_path / "absent"), "--no-images") == 2
     assert "absent does not exist" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shapes") / "data"
+    sizes = ["--train", "24", "--val", "12", "--test", "60", "--seed", "3", "--size", "32", "--workers", "1"]
+    assert run("data", "generate", "shapes", str(out), "--layout", "cirr", *sizes) == 0
+    return out
+
+
+def test_generated_data_are_trainable_and_never_overwritten(shapes: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("data", "doctor", "cirr", str(shapes)) == 0
+    before = {path: path.stat().st_mtime_ns for path in shapes.rglob("*") if path.is_file()}
+    assert len(list(shapes.rglob("*.png"))) == 24 + 12 + 60
+    capsys.readouterr()
+    assert run("data", "generate", "shapes", str(shapes), "--train", "30", "--val", "12", "--test", "60") == 2
+    assert str(shapes) in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in shapes.rglob("*") if path.is_file()} == before
+
+
+def test_sequences_are_prepared_beside_the_annotations_and_scored(shapes: Path, tmp_path: Path):
+    assert run("prepare", "sequences", str(shapes), "--planner", "clauses", "--split", "val") == 0
+    lines = (shapes / "sequences" / "clauses.val.jsonl").read_text(encoding="utf-8").splitlines()
+    truth = shapes / "truth" / "sequences.val.jsonl"
+    assert len(lines) == len(truth.read_text(encoding="utf-8").splitlines())
+    report = tmp_path / "score.json"
+    assert run("prepare", "sequences", "--planner", "clauses", "--score", str(truth), "--json", str(report)) == 0
+    assert 0.5 < json.loads(report.read_text(encoding="utf-8"))["operation_accuracy"]["value"] <= 1
+
+
+def test_a_submission_is_checked_query_by_query(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    queries = json.loads((shapes / "captions" / "cap.rc2.test1.json").read_text(encoding="utf-8"))
+    names = list(json.loads((shapes / "image_splits" / "split.rc2.test1.json").read_text(encoding="utf-8")))
+    answer: dict[str, object] = {"version": "rc2", "metric": "recall"}
+    for query in queries:
+        answer[str(query["pairid"])] = [name for name in names if name != query["reference"]][:50]
+    file = tmp_path / "test1.recall.json"
+    file.write_text(json.dumps(answer), encoding="utf-8")
+    assert run("submission", "check", str(file), "--data", str(shapes)) == 0
+    assert capsys.readouterr().out.endswith("valid\n")
+
+    first = str(queries[0]["pairid"])
+    answer[first] = [queries[0]["reference"], *answer[first][:49]]  # type: ignore[index]
+    file.write_text(json.dumps(answer), encoding="utf-8")
+    assert run("submission", "check", str(file), "--data", str(shapes)) == 1
+    assert first in capsys.readouterr().out
+
+
+def test_a_missing_truth_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("prepare", "sequences", "--score", str(tmp_path / "truth.jsonl")) == 2
+    assert capsys.readouterr().err.startswith("error: cannot read the sequence file")

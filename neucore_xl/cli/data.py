@@ -58,4 +58,10 @@ def shapes(
     from neucore_xl.data.shapes.generate import generate
 
     summary = generate(out, layout=layout.value, train=train, val=val, test=test, seed=seed, size=size, workers=workers)
-    typer.echo(str(summary))
+    for split, images in summary.images.items():
+        typer.echo(f"{split}: {images} images, {summary.pairs.get(split, 0)} pairs")
+    if summary.reused:
+        typer.echo(f"{out} held exactly this already")
+    else:
+        rate = sum(summary.images.values()) / max(summary.seconds, 1e-9)
+        typer.echo(f"{summary.files} files in {out}, {summary.seconds:.1f} s ({rate:.0f} images a second)")
