@@ -20,9 +20,7 @@ def query(id: str, reference: str, target: str | None, category: str = "dress", 
 
 
 def split_of(triplets: list[Triplet], **galleries: list[str]) -> Split:
-    return Split(
-        "fashion-iq", "val", Path("."), tuple(triplets), {c: Gallery(tuple(n), {}) for c, n in galleries.items()}
-    )
+    return Split("fashion-iq", "val", Path(), tuple(triplets), {c: Gallery(tuple(n), {}) for c, n in galleries.items()})
 
 
 def names(n: int) -> list[str]:

@@ -1,0 +1,129 @@
+"""Saving figures, refusing to replace others' figures, and comparing two saved evaluations."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from neucore_xl.errors import UserError
+from neucore_xl.evaluation.compare import compare, load
+from neucore_xl.evaluation.result import Result, describe, prepare_output, write_json
+
+
+@pytest.fixture
+def result() -> Result:
+    return Result(
+        protocol={"dataset": "cirr", "split": "val", "labels": "hard", "irregular": {}},
+        metrics={"R@1": 100 / 3, "mean": 200 / 3},
+        ids=("7", "8", "9"),
+        per_query={"rank": np.array([1, 2, 9]), "mean": np.array([100.0, 100.0, 0.0])},
+        environment={"run": "runs/a"},
+    )
+
+
+def test_metrics_json_is_exactly_as_promised(result, tmp_path):
+    path = result.save(tmp_path / "new" / "folder")
+    assert path == tmp_path / "new" / "folder" / "metrics.json"
+    assert json.loads(path.read_text()) == {
+        "protocol": {"dataset": "cirr", "split": "val", "labels": "hard", "irregular": {}},
+        "metrics": {"R@1": 100 / 3, "mean": 200 / 3},
+        "n_queries": 3,
+        "environment": {"run": "runs/a"},
+    }
+    assert sorted(p.name for p in path.parent.iterdir()) == ["metrics.json", "per_query.npz"]
+    assert "environment" not in replace(result, environment={}).to_json()
+
+
+def test_saved_and_loaded_results_are_equal(result, tmp_path):
+    result = replace(result, strata=np.array(["x", "x", "y"]))
+    result.save(tmp_path)
+    back = load(tmp_path)
+    assert (back.protocol, back.metrics, back.ids) == (result.protocol, result.metrics, result.ids)
+    assert back.per_query["rank"].tolist() == [1, 2, 9]
+    assert back.strata is not None
+    assert back.strata.tolist() == ["x", "x", "y"]
+
+
+def test_another_run_or_protocol_is_not_replaced_unasked(result, tmp_path):
+    path = result.save(tmp_path)
+    before = path.read_bytes()
+    result.save(tmp_path)  # the same evaluation again
+    other_protocol = result.with_context(protocol={"labels": "soft"})
+    other_run = result.with_context(environment={"run": "runs/b"})
+    for other in (other_protocol, other_run):
+        with pytest.raises(UserError, match=r"metrics.json holds figures of another protocol or run: .*--force"):
+            other.save(tmp_path)
+    assert path.read_bytes() == before
+    other_run.save(tmp_path, force=True)
+    assert json.loads(path.read_text())["environment"]["run"] == "runs/b"
+    path.write_text("{")
+    with pytest.raises(UserError, match="another protocol or run"):
+        result.save(tmp_path)
+
+
+def test_output_is_refused_before_the_work(result, tmp_path):
+    prepare_output(tmp_path / "fresh", run="runs/a")
+    assert list((tmp_path / "fresh").iterdir()) == []
+    result.save(tmp_path)
+    prepare_output(tmp_path, run="runs/a")
+    prepare_output(tmp_path, run="runs/b", force=True)
+    with pytest.raises(UserError, match=r"holds figures of another run \(runs/a\)"):
+        prepare_output(tmp_path, run="runs/b")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*file/.writable: (File exists|Not a directory)"):
+        prepare_output(tmp_path / "file", run="runs/a")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = write_json(tmp_path / "x.json", {"a": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write .*x.json: No space left on device"):
+        write_json(path, {"a": 2})
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_the_table_shows_the_protocol(result):
+    console = Console(width=100, record=True, file=io.StringIO())
+    result.print(console)
+    text = console.export_text()
+    assert "dataset: cirr · split: val · labels: hard · irregular: none" in text
+    assert "33.33" in text
+    assert "66.67" in text
+    assert "3 queries" in text
+    assert describe({"gallery_sizes": {"dress": 3, "shirt": 4}}) == "gallery sizes: dress 3 shirt 4"
+
+
+def test_compare_aligns_queries_and_refuses_what_cannot_be_compared(result):
+    shuffled = replace(result, ids=("9", "7", "8"), per_query={"mean": np.array([0.0, 100.0, 100.0])})
+    assert compare(result, shuffled).estimate == 0
+    worse = replace(result, per_query={"mean": np.array([0.0, 100.0, 0.0])})
+    assert compare(result, worse).estimate == pytest.approx(100 / 3)
+    with pytest.raises(UserError, match='the protocols differ in labels \\("hard" against "soft"\\)'):
+        compare(result, result.with_context(protocol={"labels": "soft"}))
+    compare(result, result.with_context(protocol={"preprocessing": {"size": 336}}))
+    with pytest.raises(UserError, match="different queries"):
+        compare(result, replace(result, ids=("7", "8", "10")))
+
+
+def test_loading_what_is_not_there_or_broken(result, tmp_path):
+    with pytest.raises(UserError, match=r"metrics.json does not exist: give an output folder"):
+        load(tmp_path)
+    result.save(tmp_path)
+    (tmp_path / "per_query.npz").write_bytes(b"PK nonsense")
+    with pytest.raises(UserError, match="cannot be read"):
+        load(tmp_path)
+    replace(result, ids=("7",), per_query={"mean": np.zeros(1)}).save(tmp_path / "other")
+    (tmp_path / "per_query.npz").write_bytes((tmp_path / "other" / "per_query.npz").read_bytes())
+    with pytest.raises(UserError, match="do not belong together"):
+        load(tmp_path)
