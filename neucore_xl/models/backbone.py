@@ -167,7 +167,7 @@ class Backbone(nn.Module):
             if hasattr(self.clip, "text"):
                 self.clip.text.set_grad_checkpointing(True)  # type: ignore[union-attr, operator]
             else:
-                self.clip.transformer.grad_checkpointing = True  # type: ignore[union-attr, assignment]
+                self.clip.transformer.grad_checkpointing = True  # type: ignore[union-attr]
 
     def _probe(self) -> None:
         training = self.training

@@ -37,7 +37,7 @@ class Composer(nn.Module, ABC):
         """Matching scores ``[Q, G]``, fp32, without the temperature; uses no parameters and no [Q, G, d] tensor."""
 
     def forward(self, mode: Mode, *args: Any) -> Any:
-        """The root forward: ``("train", batch)``, ``("targets", images)``, ``("compose", reference, text, sequence)``."""
+        """The root forward: ``("train", batch)``, ``("targets", images)`` or ``("compose", image, text, sequence)``."""
         if mode == "train":
             return self.train_outputs(*args)
         if mode == "targets":

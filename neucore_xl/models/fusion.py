@@ -126,6 +126,7 @@ class MixedFusion(nn.Module):
         for blocks, mixing in zip(self.blocks, self.mixing, strict=True):
             logits = mixing(sentence).float()
             weights = F.gumbel_softmax(logits, tau=1.0) if self.training else logits.softmax(-1)
-            branches = torch.stack([block(x, mask, steps[:, k]) for k, block in enumerate(blocks)], 1)  # type: ignore[arg-type]
+            assert isinstance(blocks, nn.ModuleList)
+            branches = torch.stack([block(x, mask, steps[:, k]) for k, block in enumerate(blocks)], 1)
             x = torch.einsum("bk,bksd->bsd", weights.to(branches.dtype), branches)
         return x

@@ -32,6 +32,13 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return torch.einsum("bkd,bk->bd", x, weight) / weight.sum(1, keepdim=True).clamp_min(1.0)
 
 
+def zeros(linear: nn.Linear) -> nn.Linear:
+    """``linear`` with weights and bias at 0: its output is exactly 0 until trained, its own gradient is not."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
 def mlp(
     d_in: int,
     d_hidden: int,
@@ -44,8 +51,7 @@ def mlp(
     """Two-layer perceptron ``[..., d_in]`` to ``[..., d_out]``; ``zero``: its output is exactly 0 until trained."""
     last = nn.Linear(d_hidden, d_out)
     if zero:
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        zeros(last)
     return nn.Sequential(nn.Linear(d_in, d_hidden), activation(), nn.Dropout(dropout), last)
 
 
@@ -98,7 +104,7 @@ class _ClampFromAbove(torch.autograd.Function):
         return x.clamp(max=bound)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return torch.where((x > ctx.bound) & (gradient < 0), torch.zeros_like(gradient), gradient), None
 
@@ -117,4 +123,4 @@ class Temperature(nn.Module):
 
     def forward(self) -> Tensor:
         """Clamped θ ``[1]``, fp32; scores are multiplied by exp(θ)."""
-        return _ClampFromAbove.apply(self.theta.float(), self.maximum)  # type: ignore[no-any-return]
+        return _ClampFromAbove.apply(self.theta.float(), self.maximum)

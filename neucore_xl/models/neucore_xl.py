@@ -29,7 +29,7 @@ from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.features import FeatureSet, QueryFeatures, TargetFeatures
 from neucore_xl.models.fusion import LearnedSequence, PlannedSequence, ProgressiveFusion
 from neucore_xl.models.head import Head, Text
-from neucore_xl.models.layers import l2, masked_mean, mlp, unit_variance
+from neucore_xl.models.layers import l2, masked_mean, mlp, unit_variance, zeros
 from neucore_xl.models.matching import ExplicitMatching
 
 CONCEPT_PRIOR = 0.01  # share of the vocabulary that a sentence is expected to name, at the start
@@ -56,6 +56,7 @@ class NeucoreXL(Head):
     def __init__(self, settings: Settings, backbone: Backbone, vocabulary: Tensor) -> None:
         super().__init__(settings, backbone)
         model, joint, d = settings.model, backbone.embed_dim, settings.model.width
+        self.vocabulary: Tensor
         self.register_buffer("vocabulary", unit_variance(vocabulary), persistent=False)
         self.image_tokens = nn.Sequential(nn.LayerNorm(backbone.token_width), nn.Linear(backbone.token_width, d))
         self.words = nn.Sequential(nn.LayerNorm(backbone.word_width), nn.Linear(backbone.word_width, d))
@@ -73,9 +74,7 @@ class NeucoreXL(Head):
             self.planned_sequence = PlannedSequence(d, model.heads, len(OPERATIONS), model.dropout)
         self.fusion = ProgressiveFusion(d, model.heads, model.dropout)
 
-        self.fused = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, joint))
-        nn.init.zeros_(self.fused[1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.fused[1].bias)  # type: ignore[arg-type]
+        self.fused = nn.Sequential(nn.LayerNorm(d), zeros(nn.Linear(d, joint)))
         self.step_norm = nn.LayerNorm(d)
         self.direct = mlp(2 * joint + d, d, joint, dropout=model.dropout, zero=True)
         self.text_gate = nn.Parameter(torch.tensor([model.text_gate]))
@@ -120,7 +119,7 @@ class NeucoreXL(Head):
         return FeatureSet(features)
 
     def concept_logits(self, references: FeatureSet, targets: FeatureSet) -> Tensor | None:
-        if not len(self.vocabulary):  # type: ignore[arg-type]
+        if not len(self.vocabulary):
             return None
         exchanged = self.exchange(references["tokens"], targets["tokens"])
         return self.concept_scores(self.foreground(exchanged), self.concept(self.vocabulary))

@@ -17,6 +17,7 @@ from neucore_xl.models.composers.image_only import ImageOnly
 from neucore_xl.models.composers.residual import Residual
 from neucore_xl.models.composers.text_only import TextOnly
 from neucore_xl.models.concepts import encode_names
+from neucore_xl.models.neucore import Neucore
 from neucore_xl.models.neucore_xl import NeucoreXL
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _PLAIN: dict[str, Callable[[Settings, Backbone], Composer]] = {
 }
 _ALIGNING: dict[str, Callable[[Settings, Backbone, Tensor], Composer]] = {
     "neucore-xl": NeucoreXL,
+    "neucore": Neucore,
 }
 
 

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import logging
+import pickle
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.factory import get_model_config
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from neucore_xl.config.schema import BackboneSettings
@@ -27,6 +29,7 @@ from neucore_xl.errors import UserError
 
 LOCAL_DIR = "local-dir:"
 HUB = "hf-hub:"
+Triple = tuple[float, float, float]
 WEIGHT_FILES = (".pt", ".pth", ".bin", ".safetensors", ".npz")
 
 
@@ -114,11 +117,11 @@ def _create(
         "pretrained_text": False,
     }
     if pretrained is None:
-        return _guarded(name, pretrained, name, load_weights=False, force_image_size=size, **common)
+        return _guarded(name, pretrained, load_weights=False, force_image_size=size, **common)
     if ":" in name:
-        return _guarded(name, pretrained, name, require_pretrained=True, force_image_size=size, **common)
+        return _guarded(name, pretrained, require_pretrained=True, force_image_size=size, **common)
     if pretrained in open_clip.list_pretrained_tags_by_model(name):
-        return _guarded(name, pretrained, name, pretrained=pretrained, force_image_size=size, **common)
+        return _guarded(name, pretrained, force_image_size=size, **common)
     path = Path(pretrained).expanduser()
     if not path.is_file():
         tags = open_clip.list_pretrained_tags_by_model(name)
@@ -128,25 +131,28 @@ def _create(
     # A file may hold position embeddings of the tower's own size or of the forced one.
     last: Exception | None = None
     for initial in dict.fromkeys((size, None) if is_timm else (size,)):
-        model = _guarded(name, None, name, load_weights=False, force_image_size=initial, **common)
+        model = _guarded(name, None, load_weights=False, force_image_size=initial, **common)
         try:
             open_clip.load_checkpoint(model, str(path), strict=True)
         except Exception as error:
             last = error
             continue
         if is_timm and size is not None and initial is None:
-            model.visual.set_input_size(size)  # type: ignore[union-attr, operator]
-            model.visual.preprocess_cfg["size"] = model.visual.image_size  # type: ignore[union-attr, index]
+            visual: Any = model.visual
+            visual.set_input_size(size)
+            visual.preprocess_cfg["size"] = visual.image_size
         return model
-    if isinstance(last, RuntimeError) and "state_dict" in str(last):
-        raise UserError(f"backbone.pretrained: {path} holds the weights of another model than {name}.") from last
-    raise UserError(f"backbone.pretrained: {path} cannot be read as weights ({_first_line(last)}).") from last
+    unreadable = (pickle.UnpicklingError, EOFError, OSError, SafetensorError)
+    if isinstance(last, unreadable) or "PytorchStreamReader" in str(last):
+        raise UserError(f"backbone.pretrained: {path} cannot be read as weights ({_first_line(last)}).") from last
+    raise UserError(f"backbone.pretrained: {path} holds the weights of another model than {name}.") from last
 
 
-def _guarded(name: str, pretrained: str | None, *args: Any, **kwargs: Any) -> nn.Module:
+def _guarded(name: str, pretrained: str | None, **options: Any) -> nn.Module:
+    tag = None if ":" in name else pretrained
     try:
         with _random_weights_are_meant(pretrained is None):
-            return open_clip.create_model(*args, **kwargs)
+            return open_clip.create_model(name, pretrained=tag, **options)
     except Exception as error:
         weights = f" with weights {pretrained!r}" if pretrained else ""
         raise UserError(f"Backbone {name!r}{weights} cannot be built: {_first_line(error)}.") from error
@@ -210,7 +216,7 @@ def _first_line(error: BaseException | None) -> str:
     return (text[0] if text else type(error).__name__)[:200].rstrip(".")
 
 
-def image_mean_std(model: nn.Module) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+def image_mean_std(model: nn.Module) -> tuple[int, Triple, Triple]:
     """Side in pixels, mean and standard deviation that the image tower was trained with.
 
     Raises ``UserError`` for a tower of non-square input.
@@ -222,7 +228,9 @@ def image_mean_std(model: nn.Module) -> tuple[int, tuple[float, ...], tuple[floa
         if height != width:
             raise UserError(f"The image tower reads {height}×{width} pixels; only square towers are supported.")
         size = height
-    return int(size), tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
+    red, green, blue = map(float, config["mean"])
+    std_red, std_green, std_blue = map(float, config["std"])
+    return int(size), (red, green, blue), (std_red, std_green, std_blue)
 
 
 def parameters_hash(module_state: dict[str, Tensor], salt: str) -> str:

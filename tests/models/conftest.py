@@ -105,7 +105,7 @@ def _write_bert(folder: Path) -> None:
     ).save_pretrained(folder)  # fmt: skip
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_backbone(configs: dict[str, Path]) -> MakeBackbone:
     """``make_backbone(kind, **settings)``: a tiny backbone with random weights."""
 
