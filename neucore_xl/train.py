@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print(f"interrupted: the same command goes on from the last checkpoint in {options.run}", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -17,13 +17,8 @@ from neucore_xl.training.sampler import BatchOrder, StepSampler
 
 
 def batch_order(split: Split, settings: Settings) -> BatchOrder:
-    """The order of a run over ``split``; raises ``UserError`` where the batch does not divide or cannot be filled."""
+    """The order of a run over ``split``; raises ``UserError`` where no micro-batch can be filled."""
     train = settings.train
-    if train.batch_size % train.accumulate:
-        raise UserError(
-            f"train.batch_size={train.batch_size} does not divide into train.accumulate={train.accumulate} "
-            "micro-batches: choose a multiple"
-        )
     groups = [t.category or "" for t in split.triplets] if settings.data.one_category_per_batch else None
     return BatchOrder(len(split.triplets), train.batch_size // train.accumulate, train.seed, groups)
 

@@ -63,6 +63,8 @@ def train(settings: Settings, run_dir: Path, *, console: Console | None = None) 
         state = TrainState()
         if found is not None:
             state = _restore_weights(found, assembled, engine)
+            if state.best_step == state.step:  # a kill may have come between the checkpoint and this mark
+                checkpoints.mark_best(folder.checkpoints, state.step, found.metrics)
         facts = assembled.facts([train_split, val_split])
         inputs = assembled.inputs_for([train_split, val_split], facts)
         engine.composer.to(device)  # computing features may have moved the towers
