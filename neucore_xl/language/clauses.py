@@ -15,7 +15,7 @@ from neucore_xl.config.schema import LanguageSettings
 from neucore_xl.language import cues
 from neucore_xl.language.cache import cached_values
 from neucore_xl.language.concepts import concepts_of, lemma_of
-from neucore_xl.language.operations import classify, leading_verb
+from neucore_xl.language.operations import classify, is_frame, leading_verb
 from neucore_xl.language.sequence import FusionSequence, Operation, Step, clip_steps
 from neucore_xl.language.spacy_pipeline import documents, load_pipeline, pipeline_identity
 
@@ -24,20 +24,16 @@ if TYPE_CHECKING:
 
 VERSION = 1  # part of the cache key: raise it when a rule changes
 
-_STRONG = frozenset([";", ".", "!", "?", "…", "then", "but"])
-_WEAK = frozenset([",", ":", "and", "&", "+", "while", "plus", "yet", "with", "without"])
-_INTRODUCES = frozenset(["with", "without", "while"])  # separators that belong to the piece they open
-# A piece without a verb of its own starts a step only for these: nouns and numbers merely go on.
-_VERBLESS = frozenset(
-    {
-        Operation.NEGATION,
-        Operation.COMPARATIVE,
-        Operation.VIEWPOINT,
-        Operation.KEEP,
-        Operation.CHANGE,
-        Operation.SPATIAL,
-    }
-)
+_STRONG = frozenset("; . ! ? … then but except".split())  # noqa: SIM905
+_WEAK = frozenset(", : & and + while yet – —".split())  # noqa: SIM905
+_INTRODUCES = frozenset("with without while excluding minus".split())  # noqa: SIM905  # they belong to the piece
+# A piece without a verb of its own starts a step for these alone where its sentence has a verb that it goes on.
+_VERBLESS = frozenset({
+    Operation.NEGATION, Operation.COMPARATIVE, Operation.VIEWPOINT, Operation.KEEP, Operation.CHANGE, Operation.SPATIAL,
+    Operation.ADDITION,
+})  # fmt: skip
+# Verbs whose objects all share their operation: "remove the chair and the background" is one step.
+_GOVERNING = (cues.REMOVE | cues.ADD | cues.CHANGE | cues.KEEP | cues.PLACE | cues.MOVE) - {"become"}
 
 
 class ClausePlanner:
@@ -86,10 +82,12 @@ class ClausePlanner:
 
     def _steps(self, text: str, doc: Doc) -> tuple[Step, ...]:
         steps = []
+        before: Sequence[Token] = ()
         for tokens in split_clauses(doc):
             begin, end = tokens[0].idx, tokens[-1].idx + len(tokens[-1])
             concepts = concepts_of(tokens, self.language.parts_of_speech)
-            steps.append(Step(classify(tokens), concepts, text[begin:end]))
+            steps.append(Step(classify(tokens, before), concepts, text[begin:end]))
+            before = tokens
         if not steps and text.strip():  # nothing but separators
             steps.append(Step(Operation.DIRECT, concepts_of(doc, self.language.parts_of_speech), text.strip()))
         return tuple(steps)
@@ -99,50 +97,124 @@ def split_clauses(doc: Doc) -> list[list[Token]]:
     """The tokens of each clause, in order: contiguous, without separators at either end, never empty."""
     tokens = [t for t in doc if not t.is_space]
     clauses: list[tuple[int, int]] = []  # [begin, end) in tokens
-    for begin, end, strong in _pieces(tokens):
+    for begin, end, separator in _pieces(tokens):
         piece = tokens[begin:end]
-        if not clauses or _starts_clause(tokens[slice(*clauses[-1])], piece, strong):
+        if not clauses or _starts_clause(tokens[slice(*clauses[-1])], piece, separator):
             clauses.append((begin, end))
         else:
             clauses[-1] = (clauses[-1][0], end)
     return [tokens[b:e] for b, e in clauses]
 
 
-def _pieces(tokens: Sequence[Token]) -> list[tuple[int, int, bool]]:
-    """Runs of tokens between separators, and whether a strong separator stands before each."""
-    pieces: list[tuple[int, int, bool]] = []
-    begin, strong = 0, True
+def _pieces(tokens: Sequence[Token]) -> list[tuple[int, int, str]]:
+    """Runs of tokens between separators, with the strongest separator that stands before each."""
+    pieces: list[tuple[int, int, str]] = []
+    begin, separator = 0, ";"
 
     def close(end: int) -> None:
-        nonlocal strong
+        nonlocal separator
         if any(t.is_alpha or t.like_num for t in tokens[begin:end]):
-            pieces.append((begin, end, strong))
-            strong = False
+            pieces.append((begin, end, separator))
+            separator = ""
 
     for i, token in enumerate(tokens):
         word = token.lower_
-        if word not in _STRONG and word not in _WEAK:
-            continue
-        if word in _INTRODUCES:
-            if i > begin:
-                close(i)
-                begin = i
-            continue
-        close(i)
-        strong = strong or word in _STRONG
-        begin = i + 1
+        if _opens_piece(tokens, i, begin):
+            close(i)
+            begin = i
+            separator = separator or word
+        elif _separates(tokens, i):
+            close(i)
+            begin = i + 1
+            separator = word if word in _STRONG or separator not in _STRONG else separator
     close(len(tokens))
     return pieces
 
 
-def _starts_clause(before: Sequence[Token], piece: Sequence[Token], strong: bool) -> bool:
+def _separates(tokens: Sequence[Token], i: int) -> bool:
+    word = tokens[i].lower_
+    if word == "but":  # "all but one" takes away, "nothing but grass" is only grass
+        return not (i and tokens[i - 1].lower_ in {"all", "everything", "nothing", "none", "anything"})
+    if word == "then":
+        return not (i and tokens[i - 1].lower_ in {"more", "less", "other", "rather"})  # meant as "than"
+    if word in {"-", "–", "—"}:
+        return bool(i) and bool(tokens[i - 1].whitespace_ or (i + 1 < len(tokens) and tokens[i].whitespace_))
+    return word in _STRONG or word in _WEAK
+
+
+def _opens_piece(tokens: Sequence[Token], i: int, begin: int) -> bool:
+    """Whether a piece begins at a word that belongs to it: "with", "no" behind a noun, "facing" behind a noun."""
+    token, word = tokens[i], tokens[i].lower_
+    if i == begin or i + 1 == len(tokens):
+        return False
+    before = tokens[i - 1]
+    if word in {"with", "without"}:
+        if before.lower_ in {"along", "together", "comes", "come"} or lemma_of(before) == "be" or _governed(token):
+            return False
+        return word == "with" or not _bare_noun(tokens[begin:i])
+    if word in _INTRODUCES:
+        return word != "while" or tokens[i + 1].tag_ == "VBG"
+    behind_noun = before.pos_ in {"NOUN", "PROPN"} or before.lower_ in {"one", "ones"}
+    if word in {"no", "not"}:
+        return behind_noun and tokens[i + 1].pos_ in {"DET", "NUM", "ADJ", "NOUN", "PROPN"}
+    return word == "facing" and behind_noun and tokens[begin].lower_ not in {"make", "have", "keep", "turn"}
+
+
+def _bare_noun(tokens: Sequence[Token]) -> bool:
+    """ "a block", "hoops": so little before "without" is no step of its own."""
+    content = [t for t in tokens if t.pos_ != "DET"]
+    return len(content) == 1 and content[0].pos_ in {"NOUN", "PROPN"}
+
+
+def _governed(preposition: Token) -> bool:
+    """ "replace X with Y", "filled with X": the phrase completes its verb."""
+    head = preposition.head
+    return lemma_of(head) in cues.CHANGE or (head.tag_ == "VBN" and head.i == preposition.i - 1)
+
+
+def _starts_clause(before: Sequence[Token], piece: Sequence[Token], separator: str) -> bool:
     """Whether ``piece`` is an edit of its own after the clause ``before``."""
-    if strong:
+    if separator == "but" and _completes_same(before, piece):
+        return False
+    if separator in _STRONG:
         return True
+    if piece[0].lower_ == "with" and is_frame(before):
+        return False
     if _has_predicate(piece):
         return True
-    operation = classify(piece)
-    return operation in _VERBLESS and operation is not classify(before)
+    lead = leading_verb(before)
+    verb = lemma_of(before[lead]) if lead is not None else ""
+    lone = _lone_adjective(piece)
+    if lone is not None and (verb in {"make", "be", "turn"} or any(lemma_of(t) == "be" for t in before)):
+        return not (lemma_of(lone) in cues.COLOURS and lemma_of(before[-1]) in cues.COLOURS)
+    operation, other = classify(piece), classify(before)
+    if verb in _GOVERNING:
+        splits = operation in _VERBLESS and operation is not other
+        return splits and not (separator in {"and", "&"} and _is_noun_phrase(piece))
+    determined = piece[0].pos_ in {"DET", "NUM"}
+    if operation is other:  # "a bigger dog and a smaller cat" are two, "shorter and tighter" one
+        return determined and operation in _VERBLESS - {Operation.NEGATION, Operation.ADDITION}
+    if operation in _VERBLESS or operation is Operation.CARDINALITY:
+        return True
+    return other is not Operation.DIRECT and (determined or separator == "," or piece[0].lower_ == "with")
+
+
+def _completes_same(before: Sequence[Token], piece: Sequence[Token]) -> bool:
+    """ "the same cup but blue": the adjective says how the same thing differs."""
+    return any(t.lower_ in {"same", "similar"} for t in before) and all(
+        t.pos_ in {"ADJ", "ADV"} or t.tag_ in {"VBN", "VBD"} or lemma_of(t) in cues.COLOURS for t in piece
+    )
+
+
+def _lone_adjective(piece: Sequence[Token]) -> Token | None:
+    content = [t for t in piece if t.pos_ != "ADV"]
+    if len(content) == 1 and (content[0].pos_ == "ADJ" or content[0].tag_ in {"VBN", "JJR"}):
+        return content[0]
+    return None
+
+
+def _is_noun_phrase(piece: Sequence[Token]) -> bool:
+    return piece[0].pos_ in {"DET", "ADJ", "NOUN", "PROPN", "NUM", "PRON"} and piece[0].lower_ not in {"no", "neither"}
 
 
 def _has_predicate(piece: Sequence[Token]) -> bool:
@@ -150,11 +222,14 @@ def _has_predicate(piece: Sequence[Token]) -> bool:
     lead = leading_verb(piece)
     if lead is not None:
         verb = piece[lead]
-        return lemma_of(verb) in cues.EDIT_VERBS or not _in_relative_clause(verb)
-    inside = {t.i for t in piece}
+        return lemma_of(verb) in cues.EDIT or not _in_relative_clause(verb)
     return any(
-        t.dep_ in {"nsubj", "nsubjpass", "expl"} and t.head.i in inside and t.head.pos_ in {"VERB", "AUX"}
-        for t in piece
+        t.tag_ in {"VBZ", "VBP", "VBD", "MD"}
+        and t.pos_ in {"VERB", "AUX"}
+        and not _in_relative_clause(t)
+        and any(s.pos_ in {"NOUN", "PROPN", "PRON", "NUM"} for s in piece[:i])
+        and not any(s.tag_ in {"WDT", "WP", "WRB"} for s in piece[:i])
+        for i, t in enumerate(piece)
     )
 
 

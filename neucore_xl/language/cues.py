@@ -1,73 +1,97 @@
-"""The words that tell one operation from another: data of the clause planner, lemmas unless told otherwise."""
+"""The words that tell one operation from another: data of the clause planner. Lemmas unless told otherwise."""
 
 from __future__ import annotations
+
+import re
 
 
 def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-REMOVE = _set(
-    "remove delete erase eliminate exclude omit drop discard ditch lose subtract strip crop lack avoid excluding"
-)
-NEGATORS = _set("no not without n't none nothing never neither nor minus sans cannot")
-ADD = _set("add include put insert attach introduce append addition adding extra additional plus")
+def _any(*patterns: str) -> re.Pattern[str]:
+    """One pattern for whole words of a clause in lower case, its tokens joined by single blanks."""
+    return re.compile(r"(?<!\S)(?:" + "|".join(patterns) + r")(?!\S)")
+
+
+NUMBER = r"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\d+)"
+
+# Verbs that an edit may open with: a piece that starts with one of them is a clause of its own.
+REMOVE = _set("remove delete erase eliminate exclude omit discard ditch subtract lose minus")
 CHANGE = _set(
-    """
-    change replace swap switch convert turn transform become exchange substitute alter modify trade recolor
-    repaint paint dye instead rather different another differently
-    """
+    "change replace swap switch convert turn transform become exchange substitute alter modify trade recolor recolour "
+    "repaint paint dye"
 )
-CHANGE_VERBS = _set(
-    """
-    change replace swap switch convert turn transform become exchange substitute alter modify trade recolor
-    repaint paint dye
-    """
+ADD = _set("add insert include attach introduce append")
+KEEP = _set("keep retain maintain preserve leave stay remain")
+PLACE = _set("put place lay set hang stick position")
+MOVE = _set("move shift relocate bring slide")
+SCALE = _set("increase decrease reduce enlarge shrink lighten darken brighten widen shorten lengthen")
+CAMERA = _set("zoom focus rotate flip mirror pan tilt straighten level crop")
+SHOW = _set("show have be feature display depict contain see want need get look wear come consist")
+EDIT = REMOVE | CHANGE | ADD | KEEP | PLACE | MOVE | SCALE | CAMERA | SHOW | _set("make take give let use must should")
+POLITE = _set("please then also just now next finally instead simply and but so it you i to they we there")
+
+COLOURS = _set(
+    "black white red orange yellow green blue purple pink brown grey gray beige turquoise navy violet maroon teal gold "
+    "golden silver cream tan khaki burgundy"
 )
-KEEP = _set("keep retain maintain preserve leave stay remain same unchanged still identical intact similar")
-CONTRAST = _set("but except however although though only")
-VIEWPOINT = _set(
-    """
-    zoom angle viewpoint view perspective focus rotate face facing mirror flip mirrored flipped rotated camera
-    closeup shot profile pan tilt overhead zoomed orientation viewer sideways frame framing aerial tilted
-    position
-    """
-)
-VIEWPOINT_PHRASES = (
-    "close up", "close-up", "closer", "up close", "further away", "farther away", "head on", "head-on", "from above",
-    "from below", "from behind", "from the side", "from the front", "from the back", "upside down", "bird's eye",
-    "side view", "further back", "nearer", "far away", "closely", "turned around", "turn around", "left to right",
+FRAMES = _set("picture image photo photograph scene shot pic one item thing")  # "the same picture with …" adds nothing
+SCENERY = _set("background backdrop foreground scenery surroundings sky setting floor ground wall")
+BACKDROP = _set("background backdrop foreground scenery surroundings")
+STANCE = _set("sit stand lie lay rest perch lean hang float swim")  # verbs of being somewhere
+
+COUNT_CHANGE = _any(
+    rf"(?:all|everything|nothing|none) but {NUMBER}", r"(?:the )?(?:number|amount|quantity) of", rf"{NUMBER} more",
+    rf"{NUMBER}(?: \S+){{0,3}} (?:fewer|less)", rf"(?:only|just) {NUMBER}", rf"{NUMBER} of (?:the|them|these|those)",
+    rf"(?:remove|delete|drop|leave|keep) {NUMBER}", rf"(?:instead of|rather than|not) {NUMBER}$",
+    r"only a (?:single|few|couple)",
 )  # fmt: skip
-BACKGROUND = _set(
-    """
-    background backdrop foreground scene setting environment surroundings surrounding floor ground wall sky
-    location place outdoors outdoor indoors indoor outside inside landscape scenery
-    """
-)
-LOCATION = _set(
-    """
-    left right behind front beside above below under underneath beneath between near next middle center centre
-    corner edge top bottom side inside outside on in at against over around along across among beside by onto
-    into upon
-    """
-)
-LOCATION_VERBS = _set("move shift place position relocate swap put set bring sit stand lie lay")
-COMPARATIVE = _set("more less fewer much too enough increase decrease reduce enlarge shrink lighten darken")
-QUANTITY = _set(
-    """
-    single only pair couple several many multiple few number amount group bunch count double triple dozen both
-    twice numerous alone various
-    """
-)
-SHOW = _set("show have be feature display depict contain see want need get look wear is has shows")
-EDIT_VERBS = (
-    REMOVE - {"excluding", "lack", "lose"}
-    | CHANGE_VERBS
-    | _set(
-        """
-    add include put insert attach introduce append keep retain maintain preserve leave zoom focus rotate flip
-    mirror pan tilt move shift place position make show have be take get give let set bring turn increase
-    decrease reduce enlarge shrink lighten darken move crop use need want do should must
-    """
-    )
+COUNT_WORDS = _any(
+    r"single", r"several", r"many", r"multiple", r"a few", r"a couple of", r"a pair of", r"groups? of", r"bunch of",
+    r"numerous", r"dozens?", r"lots? of", r"plenty of", r"twice as many", r"double the", r"herd of", r"flock of",
+)  # fmt: skip
+KEPT = _any(
+    r"unchanged", r"intact", r"identical", r"as (?:it|they|he|she) (?:is|are|was|were)", r"nothing else",
+    r"the same", r"stay(?:s|ed)? (?:put|there)", r"unaltered",
+)  # fmt: skip
+GONE = _any(
+    r"get(?:s|ting)? rid of", r"t(?:ake|aken|aking) (?:away|out|off)", r"gone", r"disappear(?:s|ed)?", r"vanished",
+    r"no sign of", r"no longer (?:there|visible|present|in)", r"missing", r"removed", r"take .* (?:away|out|off)",
+    r"excluding", r"removing", r"eliminating", r"minus", r"lack(?:s|ing)?", r"(?:left|cut) out",
+)  # fmt: skip
+NEGATED = _any(r"no", r"not", r"n't", r"without", r"none", r"nothing", r"never", r"neither", r"nobody")
+VIEW = _any(
+    r"zoom(?:s|ed|ing)?", r"angles?", r"viewpoint", r"perspective", r"focus(?:es|ed|ing)?", r"rotat(?:e|es|ed|ing)",
+    r"mirrored", r"mirror images?", r"flip(?:s|ped|ping)?", r"cameras?", r"close ?- ?ups?", r"closeups?", r"close up",
+    r"tilt(?:s|ed|ing)?", r"overhead", r"sideways", r"aerial", r"orientation", r"views?", r"shots?", r"facing",
+    r"closer(?: up)?", r"nearer", r"(?:further|farther)(?: away| back)?", r"far away", r"zoomed - (?:in|out)",
+    r"head ?- ?on", r"head on", r"from (?:above|below|behind|the (?:side|front|back|top|left|right))", r"upside down",
+    r"bird 's eye", r"turn(?:s|ed|ing)? around", r"(?:left|right) to (?:left|right)", r"close coverage",
+    r"(?:the )?(?:opposite|other|another|same|different) (?:direction|way)", r"straighten(?:ed)?", r"horizontally",
+    r"look(?:s|ing)? (?:straight|at the (?:camera|viewer)|away|forward|to the (?:left|right)|left|right|up|down)",
+    r"(?:picture|view|image|camera|photo|scene) (?:is|be|looks) (?:level|straight|closer)", r"out of focus", r"profile",
+    r"level the \S+",
+)  # fmt: skip
+COMPARED = _any(
+    r"instead(?: of)?", r"rather(?: than| \S+ing)?", r"in(?: the)? place of", r"different(?:ly)?", r"another",
+    r"from \S+(?: \S+)? to", r"the same (?:\S+ ){1,2}as", r"of the same (?:\S+ ){1,2}as", r"in lieu of",
+)  # fmt: skip
+ADDED = _any(
+    r"added", r"adding", r"(?:the )?addition of", r"additional", r"extra", r"(?:has|have) appeared", r"appears?",
+    r"also", r"as well", r"plus", r"including", r"includes?",
+)  # fmt: skip
+SCALED = _any(
+    r"(?:slightly|somewhat) \S+", r"not (?:as|so)", r"(?:too|less|more|most|least|fewer|enough|much) ?\S*",
+    r"a (?:bit|little|lot) \S+", r"than (?:before|the)", r"increased?", r"decreased?", r"lessen",
+)  # fmt: skip
+WHERE = _any(
+    r"(?:on|in|at|to|towards?|from|near|into|onto) (?:the )?(?:very |far |top |bottom |left |right |opposite )*"
+    r"(?:left|right|top|bottom|middle|centre|center|corner|side|edge|distance|back|rear|sides|corners)",
+    r"behind", r"in front(?: of)?", r"next to", r"beside", r"besides", r"beneath", r"underneath", r"between", r"below",
+    r"above", r"outdoors?", r"indoors?", r"outside", r"on top of", r"surrounded by", r"up|down|left|right",
+)  # fmt: skip
+PREPOSITIONS = _set(
+    "in on at under beneath behind beside between near next inside outside against over around along across among "
+    "above below by onto into upon underneath amid amidst atop"
 )
