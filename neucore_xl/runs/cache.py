@@ -111,7 +111,8 @@ class Store:
         target = self.folder / f"shard-{len(self._known):05d}-{uuid.uuid4().hex[:8]}"
         with files.disk_errors("writing features", self.folder), files.new_folder(target) as folder:
             for name, array in arrays.items():
-                np.save(folder / f"{name}.npy", array)
+                with files.plain_writer(folder / f"{name}.npy") as file:
+                    np.save(file, array, allow_pickle=False)
             sizes = {p.name: p.stat().st_size for p in folder.glob("*.npy")}
             head = {"format": FORMAT, "keys": list(keys), "bytes": sizes}
             (folder / "shard.json").write_text(json.dumps(head), encoding="utf-8")

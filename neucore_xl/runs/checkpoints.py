@@ -205,32 +205,14 @@ def _write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}  # clone: no shared storage
     try:
         safetensors.torch.save_file(tensors, path)
-    except safetensors.SafetensorError as error:  # it hides the operating system's error in its text
-        raise _as_os_error(error) from error
+    except safetensors.SafetensorError as error:  # the operating system's error is in its text alone
+        found = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(found[1]), str(error)) if found else error from error
 
 
 def _write_training(extra: Mapping[str, Any], path: Path) -> None:
-    try:
-        torch.save(dict(extra), path)
-    except RuntimeError as error:  # torch's zip writer does the same
-        raise _as_os_error(error) from error
-
-
-def _as_os_error(error: Exception) -> Exception:
-    text = str(error)
-    found = re.search(r"os error (\d+)", text)
-    if found:
-        return OSError(int(found[1]), text)
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError):
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    if "file write failed" in text or "PytorchStreamWriter failed" in text:
-        import errno
-
-        return OSError(errno.ENOSPC, text)
-    return error
+    with files.plain_writer(path) as file:
+        torch.save(dict(extra), file)  # type: ignore[arg-type]
 
 
 def _sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO, RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,53 @@ def disk_errors(doing: str, where: Path) -> Iterator[None]:
 
 def translated(error: OSError, doing: str, where: Path) -> Exception:
     """``error`` as a ``UserError`` when the user can mend it, else ``error`` itself."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"disk full while {doing} under {where}: free some space there and start again.")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UserError(
+            f"disk full (or a quota reached) while {doing} under {where}: free some space and start again."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"no permission for {doing} under {where}: choose a folder that you may write to.")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return UserError(f"{where} is a file or lies below one, so {doing} is impossible: choose another folder.")
     return error
+
+
+@contextmanager
+def plain_writer(path: Path) -> Iterator[PlainWriter]:
+    """A file for libraries that write to file objects, and the operating system's own error if that fails.
+
+    numpy and torch answer a full disk with errors that no longer say so; the cause is raised in their place.
+    """
+    with path.open("wb", buffering=0) as file:
+        writer = PlainWriter(file)
+        try:
+            yield writer
+        except Exception:
+            if writer.error is not None:
+                raise writer.error from None
+            raise
+
+
+class PlainWriter:
+    """``write`` and no more, so that no library reaches for the file below it; keeps the first error."""
+
+    def __init__(self, file: RawIOBase | FileIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while done < len(view):
+                done += self._file.write(view[done:]) or 0
+        except OSError as error:
+            self.error = self.error or error
+            raise
+        return done
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
 
 def sync_folder(folder: Path) -> None:

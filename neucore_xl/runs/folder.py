@@ -37,7 +37,7 @@ MAY_DIFFER = frozenset(
         "evaluation.chunk",
     }
 )
-OWN = {".lock", ".owner.json"}
+EARLY = {".lock", ".owner.json", "environment.json"}  # what a start that was killed may leave without a config.yaml
 
 
 class RunFolder:
@@ -66,6 +66,7 @@ class RunFolder:
         annotations (the differing keys are named), when it holds something else, or cannot be written.
         """
         with files.disk_errors("creating the run folder", self.path):
+            self._refuse_strangers()  # before the lock file is put there
             self.path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.path / ".lock")
             try:
@@ -86,11 +87,6 @@ class RunFolder:
 
     def _begin(self, settings: Settings, command: list[str]) -> None:
         if not self.exists:
-            strangers = sorted(p.name for p in self.path.iterdir() if p.name not in OWN)
-            if strangers:
-                raise UserError(
-                    f"{self.path} is not empty and not a run folder (it holds {strangers[0]}): give another --run."
-                )
             files.write_json(self.path / "environment.json", describe(settings, command))
             # Last, since it is what makes the folder a run.
             files.write_bytes(self.path / "config.yaml", dump_yaml(settings).encode())
@@ -111,6 +107,16 @@ class RunFolder:
         now["changed"] = {key: {"old": old, "new": new} for key, old, new in changed}
         environment.setdefault("resumed", []).append(now)
         files.write_json(self.path / "environment.json", environment)
+
+    def _refuse_strangers(self) -> None:
+        if self.exists or not self.path.is_dir():
+            return
+        names = sorted(p.name for p in self.path.iterdir())
+        strangers = [n for n in names if n not in EARLY and not n.startswith(files.TEMPORARY)]
+        if strangers:
+            raise UserError(
+                f"{self.path} is not empty and not a run folder (it holds {strangers[0]}): give another --run."
+            )
 
     def _owner(self) -> str:
         try:
