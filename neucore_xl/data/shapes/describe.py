@@ -34,5 +34,6 @@ def describe(scene: Scene, rng: random.Random) -> str:
         far = ("seen from far away", "a wider view", "zoomed out")
         text += ", " + rng.choice(near if scene.zoom > 0 else far)
     if scene.tilt:
-        text += f", the {rng.choice(('picture', 'view', 'image', 'camera'))} tilted to the {'right' if scene.tilt > 0 else 'left'}"
+        thing = rng.choice(("picture", "view", "image", "camera"))
+        text += f", the {thing} tilted to the {'right' if scene.tilt > 0 else 'left'}"
     return text

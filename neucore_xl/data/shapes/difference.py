@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,7 +21,21 @@ def _cost(a: Group, b: Group) -> float:
 
 def match_groups(reference: Scene, target: Scene) -> tuple[int | None, ...]:
     """For each group of the reference the index of the target's group that it became, or None: cheapest overall."""
-    a, b = reference.groups, target.groups
+    fixed: dict[int, int] = {}
+    for i, group in enumerate(reference.groups):
+        # Equal groups belong together: the cost is a metric, so that no cheaper match parts them.
+        j = next((j for j, g in enumerate(target.groups) if j not in fixed.values() and g == group), None)
+        if j is not None:
+            fixed[i] = j
+    rows = [i for i in range(len(reference.groups)) if i not in fixed]
+    columns = [j for j in range(len(target.groups)) if j not in fixed.values()]
+    found = _cheapest([reference.groups[i] for i in rows], [target.groups[j] for j in columns])
+    rest = {i: None if k is None else columns[k] for i, k in zip(rows, found, strict=True)}
+    return tuple(fixed.get(i, rest.get(i)) for i in range(len(reference.groups)))
+
+
+def _cheapest(a: Sequence[Group], b: Sequence[Group]) -> tuple[int | None, ...]:
+    """The cheapest partial match of two short lists, by trying all of them."""
     best: tuple[float, tuple[int | None, ...]] = (float("inf"), ())
 
     def extend(prefix: tuple[int | None, ...], cost: float) -> None:

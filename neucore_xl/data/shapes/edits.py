@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 from neucore_xl.data.shapes.scene import (
     BACKGROUND_KINDS,
@@ -28,18 +29,30 @@ from neucore_xl.data.shapes.scene import (
 
 FAMILY = 16  # scenes of one family
 EDIT_WEIGHTS = {
-    "colour": 13, "shape": 9, "texture": 9, "size": 13, "count": 13, "place": 12, "add": 10, "remove": 8,
-    "background": 10, "kind": 4, "zoom": 8, "tilt": 4, "mirror": 4,
+    "colour": 13, "shape": 9, "texture": 9, "size": 16, "count": 13, "place": 12, "add": 10, "remove": 8,
+    "background": 10, "kind": 4, "zoom": 8, "tilt": 4, "mirror": 4, "swap": 4,
 }  # fmt: skip
 _NAMES, _WEIGHTS = tuple(EDIT_WEIGHTS), tuple(EDIT_WEIGHTS.values())
 
 
-def _other(rng: random.Random, values: tuple, value: object) -> object:  # type: ignore[type-arg]
+def _other(rng: random.Random, values: tuple[Any, ...], value: object) -> Any:
     return rng.choice([v for v in values if v != value])
 
 
 def _with_group(scene: Scene, index: int, group: Group) -> Scene:
     return replace(scene, groups=(*scene.groups[:index], group, *scene.groups[index + 1 :]))
+
+
+def _swap(rng: random.Random, scene: Scene) -> Scene:
+    """Two groups exchange their places or their colours; the scene itself if there is one group."""
+    if len(scene.groups) < 2:
+        return scene
+    i, j = rng.sample(range(len(scene.groups)), 2)
+    name = rng.choice(("place", "colour"))
+    groups = list(scene.groups)
+    groups[i] = replace(groups[i], **{name: getattr(scene.groups[j], name)})
+    groups[j] = replace(groups[j], **{name: getattr(scene.groups[i], name)})
+    return replace(scene, groups=tuple(groups))
 
 
 def random_edit(rng: random.Random, scene: Scene, palette: Palette) -> Scene | None:
@@ -52,7 +65,7 @@ def random_edit(rng: random.Random, scene: Scene, palette: Palette) -> Scene | N
         values = {
             "colour": palette.colours, "shape": palette.shapes, "texture": TEXTURES, "size": SIZES, "count": COUNTS,
         }[kind]  # fmt: skip
-        edited = _with_group(scene, index, replace(group, **{kind: _other(rng, values, getattr(group, kind))}))  # type: ignore[arg-type]
+        edited = _with_group(scene, index, replace(group, **{kind: _other(rng, values, getattr(group, kind))}))
     elif kind == "place":
         places = [p for p in free_places(rest) if p != group.place]
         if not places:
@@ -66,13 +79,15 @@ def random_edit(rng: random.Random, scene: Scene, palette: Palette) -> Scene | N
     elif kind == "remove":
         edited = replace(scene, groups=rest)
     elif kind == "background":
-        edited = replace(scene, background=str(_other(rng, palette.backgrounds, scene.background)))
+        edited = replace(scene, background=_other(rng, palette.backgrounds, scene.background))
     elif kind == "kind":
-        edited = replace(scene, background_kind=str(_other(rng, BACKGROUND_KINDS, scene.background_kind)))
+        edited = replace(scene, background_kind=_other(rng, BACKGROUND_KINDS, scene.background_kind))
     elif kind == "zoom":
-        edited = replace(scene, zoom=int(_other(rng, ZOOMS, scene.zoom)))  # type: ignore[call-overload]
+        edited = replace(scene, zoom=_other(rng, ZOOMS, scene.zoom))
     elif kind == "tilt":
-        edited = replace(scene, tilt=int(_other(rng, TILTS, scene.tilt)))  # type: ignore[call-overload]
+        edited = replace(scene, tilt=_other(rng, TILTS, scene.tilt))
+    elif kind == "swap":
+        edited = _swap(rng, scene)
     else:
         if scene.tilt != 0:
             return None
@@ -90,7 +105,7 @@ def family(rng: random.Random, palette: Palette, size: int, taken: set[Scene]) -
     taken.add(base.key)
     while len(scenes) < size:
         variant: Scene | None = base
-        for _ in range(rng.choices((1, 2), (5, 5))[0]):
+        for _ in range(rng.choices((1, 2), (6, 4))[0]):
             variant = random_edit(rng, variant, palette) if variant is not None else None
         if variant is not None and variant.key not in taken:
             taken.add(variant.key)

@@ -10,12 +10,15 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
 
 from neucore_xl.data.shapes import write_cirr, write_fashion_iq
 from neucore_xl.data.shapes.describe import describe
@@ -25,7 +28,7 @@ from neucore_xl.data.shapes.scene import CATEGORY_PALETTES, Palette, Scene
 from neucore_xl.data.shapes.sequences import write_truth
 from neucore_xl.errors import UserError
 
-VERSION = 1  # raised whenever the same call gives other files
+VERSION = 2  # raised whenever the same call gives other files
 LAYOUTS = ("cirr", "fashion-iq")
 BATCH = 64  # images that a worker draws at a time
 SMALL = 512  # below this many images starting worker processes costs more than it saves
@@ -95,7 +98,8 @@ def generate(
         partial.mkdir(parents=True)
         images, pairs, jobs = _annotate(partial, layout, counts, seed)
         _draw(jobs, size, workers, progress)
-        made = {**recipe, "images": images, "pairs": pairs, "files": sum(p.is_file() for p in partial.rglob("*")) + 1}
+        files = sum(p.is_file() for p in partial.rglob("*")) + 1  # and generated.json itself
+        made = {**recipe, "images": images, "pairs": pairs, "files": files}
         (partial / "generated.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
         partial.replace(out)
     except OSError as error:
@@ -104,7 +108,7 @@ def generate(
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return GenerateSummary(out, layout, images, pairs, made["files"], time.perf_counter() - started)
+    return GenerateSummary(out, layout, images, pairs, files, time.perf_counter() - started)
 
 
 def _check(layout: str, counts: dict[str, int], size: int, workers: int) -> None:
@@ -201,7 +205,7 @@ def _draw(jobs: Sequence[Job], size: int, workers: int, progress: bool) -> None:
     for folder in {str(Path(file).parent) for file, _ in jobs}:
         Path(folder).mkdir(parents=True, exist_ok=True)
     batches = [jobs[i : i + BATCH] for i in range(0, len(jobs), BATCH)]
-    with _bar(len(jobs)) if progress else nullcontext(lambda n: None) as advance:
+    with _bar(len(jobs), progress) as advance:
         for done in _drawn(batches, size, workers if len(jobs) >= SMALL else 1):
             advance(done)
 
@@ -217,18 +221,9 @@ def _drawn(batches: Sequence[Sequence[Job]], size: int, workers: int) -> Iterato
         yield from pool.map(_draw_batch, batches, [size] * len(batches))
 
 
-class _bar:  # noqa: N801
-    """A progress bar as a context that gives the function to advance it."""
-
-    def __init__(self, total: int) -> None:
-        from rich.progress import Progress
-
-        self.progress = Progress(transient=True)
-        self.task = self.progress.add_task("drawing", total=total)
-
-    def __enter__(self):  # type: ignore[no-untyped-def]
-        self.progress.start()
-        return lambda n: self.progress.advance(self.task, n)
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+@contextmanager
+def _bar(total: int, show: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error as the function that advances it."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not show) as bar:
+        task = bar.add_task("drawing", total=total)
+        yield lambda n: bar.advance(task, n)

@@ -6,8 +6,9 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from neucore_xl.data.shapes.scene import Group, Place, Scene
-from neucore_xl.data.shapes.statements import Said
+from neucore_xl.data.shapes.claims import Said
+from neucore_xl.data.shapes.difference import Difference
+from neucore_xl.data.shapes.scene import Place, Scene
 
 SYNONYMS = {
     "circle": ("circle", "circle", "disc"),
@@ -58,19 +59,28 @@ class Name:
 
 @dataclass
 class Context:
-    """What a sentence has said so far; the reference picture it speaks about; its own source of chance."""
+    """What a sentence has said so far, the pair it speaks about, and its own source of chance."""
 
-    reference: Scene
-    target: Scene
+    d: Difference
     rng: random.Random
     last: int | None = None  # the group spoken of in the clause before
+    begun: bool = False  # a clause stands before this one
+    counted: bool = False  # the clause before changed a number: "the other one" would be unclear
     now_plural: dict[int, bool] = field(default_factory=dict)  # after "add one more", "it" becomes "them"
     nouns: dict[str, str] = field(default_factory=dict)  # one word per shape throughout a sentence
+
+    @property
+    def reference(self) -> Scene:
+        return self.d.reference
 
     def noun(self, shape: str, count: int) -> str:
         """The word for a shape, one or many."""
         word = self.nouns.setdefault(shape, self.rng.choice(SYNONYMS[shape]))
         return word if count == 1 else PLURALS.get(word, word + "s")
+
+    def same(self, index: int, attribute: str) -> bool:
+        """Whether the target still shows group ``index`` with its value of ``attribute``."""
+        return self.d.match[index] is not None and ("group", index, attribute) not in self.d.keys
 
 
 def article(words: str) -> str:
@@ -94,7 +104,7 @@ def distinguishing(scene: Scene, index: int) -> tuple[str, ...]:
     return (group.texture, group.colour)
 
 
-def _position(scene: Scene, index: int) -> str | None:
+def position(scene: Scene, index: int) -> str | None:
     """Where the group stands, if that alone singles it out ("the one on the left")."""
     row, column = scene.groups[index].place
     others = [g.place for i, g in enumerate(scene.groups) if i != index]
@@ -114,38 +124,37 @@ def refer(context: Context, index: int, *, pronouns: bool = True) -> Name:
     noun = joined((*distinguishing(scene, index), context.noun(group.shape, 2 if plural else 1)))
     n = len(scene.groups)
     if pronouns and context.last == index:
+        if group.count > 1 and not plural:
+            return Name("the remaining one", False, True, noun)
         return Name("them" if plural else "it", plural, True, noun)
-    if pronouns and n == 1 and context.last is None and rng.random() < 0.45:
+    if pronouns and n == 1 and not context.begun and rng.random() < 0.5:
         return Name("them" if plural else "it", plural, True, noun)
-    if n == 1 and rng.random() < 0.25:
+    if n == 1 and rng.random() < 0.3:
         return Name(f"the shape{s}", plural, False, f"shape{s}")
-    if n == 2 and context.last == 1 - index and rng.random() < 0.55:
+    if n == 2 and context.last == 1 - index and not context.counted and rng.random() < 0.6:
         word = rng.choice(("one", "shape")) + s
         return Name(f"the other {word}", plural, False, f"other {word}")
-    where = _position(scene, index)
+    where = position(scene, index)
     if n > 1 and where and rng.random() < 0.3:
         word = rng.choice(("one", "shape")) + s
         return Name(f"the {word} {where}", plural, False, noun)
     return Name(f"the {noun}", plural, False, noun)
 
 
-def phrase_for(context: Context, said: Said, *, counted: bool = True) -> str:
+def phrase_for(context: Context, said: Said, *, counted: bool = True, extra: str = "") -> str:
     """An indefinite phrase with what is said of a group: "two small red stars", "a striped ring at the top"."""
     values = dict(said)
-    count = int(values.get("count", 1))  # type: ignore[call-overload]
+    count = int(str(values.get("count", 1)))
     size = str(values.get("size", ""))
-    texture = str(values.get("texture", ""))
-    words = joined((
-        context.rng.choice(SIZE_WORDS[size]) if size else "",
-        texture,
-        str(values.get("colour", "")),
-        context.noun(str(values["shape"]), count),
-    ))  # fmt: skip
+    words = joined(
+        (
+            extra,
+            context.rng.choice(SIZE_WORDS[size]) if size else "",
+            str(values.get("texture", "")),
+            str(values.get("colour", "")),
+            context.noun(str(values["shape"]), count),
+        )
+    )
     head = words if not counted else article(words) if count == 1 else f"{NUMBERS[count]} {words}"
-    place = values.get("place")
-    return joined((head, context.rng.choice(PLACES[place]) if place is not None else ""))  # type: ignore[index]
-
-
-def group_said(group: Group, names: Iterable[str]) -> Said:
-    """The values of the named attributes of a group, to be put into words."""
-    return tuple((name, getattr(group, name)) for name in names)
+    place = next((where for cell, where in PLACES.items() if cell == values.get("place")), None)
+    return joined((head, context.rng.choice(place) if place else ""))

@@ -6,10 +6,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from neucore_xl.data.shapes.claims import Statement, holds
 from neucore_xl.data.shapes.difference import Difference, difference
 from neucore_xl.data.shapes.edits import corpus
 from neucore_xl.data.shapes.scene import Palette, Scene
-from neucore_xl.data.shapes.statements import Statement, choose, holds
+from neucore_xl.data.shapes.statements import choose
 from neucore_xl.data.shapes.subsets import PAIRS, SIZE, scene_features, subsets
 from neucore_xl.errors import UserError
 
@@ -47,6 +48,10 @@ class Plan:
 
     scenes: tuple[Scene, ...]
     queries: tuple[Query, ...]
+
+    def difference(self, query: Query) -> Difference:
+        """From the query's reference to its target."""
+        return difference(self.scenes[query.reference], self.scenes[query.target])
 
 
 def differences_from(scenes: Sequence[Scene], members: Sequence[int], rank: int) -> list[Difference | None]:

@@ -1,157 +1,142 @@
-"""What a sentence may claim about a pair, when a picture fits the claim, and which claims lead to one target only."""
+"""Choosing what to say about a pair: the claims that account for its difference and lead to one target only."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from neucore_xl.data.shapes.claims import (
+    Said,
+    Statement,
+    brightness_step,
+    exchanged,
+    holds,
+    opposite,
+    size_change,
+    way,
+)
 from neucore_xl.data.shapes.difference import Difference, Key
-from neucore_xl.data.shapes.scene import SIZES, Group
+from neucore_xl.data.shapes.scene import Group
 
 MAX_STATEMENTS = 4
-Said = tuple[tuple[str, object], ...]  # (attribute, value) pairs that the words give away
+_LOOKS = ("shape", "colour", "texture", "count")
 
 
-@dataclass(frozen=True)
-class Statement:
-    """One claim about how the target differs from the reference.
-
-    ``group`` is an index into the reference's groups, ``said`` what is claimed of a group or background, and
-    ``covers`` the keys of the difference that the claim accounts for.
-    """
-
-    kind: str
-    group: int | None = None
-    said: Said = ()
-    covers: frozenset[Key] = field(default=frozenset(), compare=False)
-
-    def value(self, name: str) -> object:
-        """The claimed value of attribute ``name``; KeyError if the words leave it open."""
-        return dict(self.said)[name]
-
-
-def _fits(group: Group, said: Said) -> bool:
-    return all(getattr(group, name) == value for name, value in said)
-
-
-def size_change(was: Group, now: Group) -> int:
-    """By how many sizes the objects grew (negative: shrank)."""
-    return SIZES.index(now.size) - SIZES.index(was.size)
-
-
-def holds(statement: Statement, d: Difference) -> bool:
-    """Whether a picture, seen as the outcome ``d`` of an edit of the reference, fits the statement."""
-    kind, said = statement.kind, statement.said
-    if kind == "add":
-        return any(_fits(d.target.groups[j], said) for j in d.added)
-    if kind == "view":
-        return all(getattr(d.target, name) == value for name, value in said)
-    if kind == "zoom":
-        step = d.target.zoom - d.reference.zoom
-        return step > 0 if statement.value("sign") == 1 else step < 0
-    if kind == "mirror":
-        return d.mirrored
-    if kind == "keep background":
-        return ("background",) not in d.keys and ("kind",) not in d.keys
-    if kind == "keep view":
-        return ("zoom",) not in d.keys and ("tilt",) not in d.keys and not d.mirrored
-    if kind == "keep rest":
-        # The covers are the changes that the other statements speak of: nothing else may have changed.
-        additions = sum(key[0] == "add" for key in statement.covers)
-        stated = {key for key in statement.covers if key[0] != "add"}
-        if d.mirrored and ("mirror",) in stated:
-            stated |= {key for key in d.keys if key[0] == "group" and key[2] == "place"}
-        return len(d.added) <= additions and {key for key in d.keys if key[0] != "add"} <= stated
-    assert statement.group is not None
-    was, now = d.reference.groups[statement.group], d.now(statement.group)
-    if kind == "remove":
-        return now is None
-    if kind == "replace":
-        return now is None and any(_fits(d.target.groups[j], said) for j in d.added)
-    if now is None:
-        return False
-    if kind == "size":
-        step = size_change(was, now)
-        return step > 0 if statement.value("sign") == 1 else step < 0
-    if kind == "keep group":
-        return all(
-            ("group", statement.group, name) not in d.keys
-            for name in ("shape", "colour", "texture", "size", "count", "place")
-        )
-    if kind == "keep attribute":
-        return ("group", statement.group, statement.value("name")) not in d.keys
-    return _fits(now, said)  # "set" and "direct": the group now has these values
-
-
-def _new_group_said(d: Difference, group: Group, rng: random.Random) -> Said:
+def _new_group_said(group: Group, rng: random.Random) -> Said:
     """What is said of a group that is new: always shape and count, the rest more or less often."""
     said: list[tuple[str, object]] = [("shape", group.shape), ("count", group.count)]
-    if rng.random() < 0.85:
+    if rng.random() < 0.8:
         said.append(("colour", group.colour))
-    if group.texture != "plain" and rng.random() < 0.6:
+    if group.texture != "plain" and rng.random() < 0.5:
         said.append(("texture", group.texture))
-    if group.size != "medium" and rng.random() < 0.35:
+    if group.size != "medium" and rng.random() < 0.3:
         said.append(("size", group.size))
-    if rng.random() < 0.35:
+    if rng.random() < 0.3:
         said.append(("place", group.place))
     return tuple(said)
 
 
-def changes(d: Difference, rng: random.Random) -> list[Statement]:
-    """Statements that together account for the whole difference, in random order; no keep among them."""
+def _exchanges(d: Difference) -> list[Statement]:
+    """Every pair of groups that took each other's place or colour."""
+    n = len(d.reference.groups)
+    return [
+        Statement(
+            "exchange",
+            i,
+            (("other", k), ("attribute", name)),
+            frozenset({("group", i, name), ("group", k, name)}),
+        )
+        for i in range(n)
+        for k in range(i + 1, n)
+        for name in ("place", "colour")
+        if exchanged(d, i, k, name)
+    ]
+
+
+def _whole(d: Difference, left: set[Key], rng: random.Random) -> list[Statement]:
+    """Claims about several groups at once; what they account for is taken out of ``left``."""
     out: list[Statement] = []
-    left = set(d.keys)
     if d.mirrored:
         moved = {k for k in left if k[0] == "group" and k[2] == "place"}
         if len(moved) > 1 or rng.random() < 0.5:
             out.append(Statement("mirror", covers=frozenset(moved | {("mirror",)})))
             left -= moved
-    removed = sorted(k[1] for k in left if k[0] == "remove")  # type: ignore[type-var]
-    added = sorted(k[1] for k in left if k[0] == "add")  # type: ignore[type-var]
+    for s in _exchanges(d):
+        if s.covers <= left and rng.random() < 0.8:
+            out.append(s)
+            left -= s.covers
+    removed = sorted(int(str(k[1])) for k in left if k[0] == "remove")
+    added = sorted(int(str(k[1])) for k in left if k[0] == "add")
     while removed and added:
         i, j = removed.pop(0), added.pop(0)
-        said = _new_group_said(d, d.target.groups[j], rng)  # type: ignore[index]
-        out.append(Statement("replace", i, said, frozenset({("remove", i), ("add", j)})))  # type: ignore[arg-type]
-    out += [Statement("remove", i, (), frozenset({("remove", i)})) for i in removed]  # type: ignore[arg-type]
-    out += [Statement("add", None, _new_group_said(d, d.target.groups[j], rng), frozenset({("add", j)})) for j in added]  # type: ignore[index]
-    for i, was in enumerate(d.reference.groups):
-        now = d.now(i)
-        if now is None:
-            continue
-        names = [n for n in ("shape", "colour", "texture", "count", "size", "place") if ("group", i, n) in left]
-        looks = [n for n in names if n in ("shape", "colour", "texture", "count")]
-        if len(looks) >= 2 and rng.random() < 0.4:
-            said = tuple((n, getattr(now, n)) for n in looks)
-            if "shape" not in looks:
-                said += (("shape", now.shape),)
-            out.append(Statement("direct", i, said, frozenset(("group", i, n) for n in looks)))
-            names = [n for n in names if n not in looks]
-        for n in names:
-            covers = frozenset({("group", i, n)})
-            if n == "size":
-                sign = 1 if size_change(was, now) > 0 else -1
-                out.append(Statement("size", i, (("sign", sign),), covers))
-            else:
-                out.append(Statement("set", i, ((n, getattr(now, n)),), covers))
-    if ("background",) in d.keys or ("kind",) in d.keys:
-        said = ()
-        if ("background",) in d.keys:
-            said += (("background", d.target.background),)
-        if ("kind",) in d.keys:
-            said += (("background_kind", d.target.background_kind),)
-        out.append(Statement("view", None, said, frozenset({("background",), ("kind",)} & d.keys)))
+        said = _new_group_said(d.target.groups[j], rng)
+        out.append(Statement("replace", i, said, frozenset({("remove", i), ("add", j)})))
+    out += [Statement("remove", i, (), frozenset({("remove", i)})) for i in removed]
+    out += [Statement("add", None, _new_group_said(d.target.groups[j], rng), frozenset({("add", j)})) for j in added]
+    return out
+
+
+def _of_group(d: Difference, i: int, left: set[Key], rng: random.Random) -> list[Statement]:
+    """Claims about the changes of one group that is still there."""
+    was, now = d.reference.groups[i], d.now(i)
+    if now is None:
+        return []
+    out: list[Statement] = []
+    names = [n for n in (*_LOOKS, "size", "place") if ("group", i, n) in left]
+    looks = [n for n in names if n in _LOOKS]
+    if len(looks) >= 2 and rng.random() < 0.6:
+        said: Said = tuple((n, getattr(now, n)) for n in looks)
+        if "shape" not in looks:
+            said += (("shape", now.shape),)
+        out.append(Statement("direct", i, said, frozenset(("group", i, n) for n in looks)))
+        names = [n for n in names if n not in looks]
+    for n in names:
+        covers = frozenset({("group", i, n)})
+        said = ((n, getattr(now, n)),)
+        kind = "set"
+        if n == "size":
+            kind, said = "size", (("sign", 1 if size_change(was, now) > 0 else -1),)
+        elif n == "place" and now.place == opposite(was.place) and rng.random() < 0.4:
+            kind, said = "move", (("way", "opposite"),)
+        elif n == "place" and way(was.place, now.place) and rng.random() < 0.5:
+            kind, said = "move", (("way", way(was.place, now.place)),)
+        out.append(Statement(kind, i, said, covers))
+    return out
+
+
+def _of_view(d: Difference, rng: random.Random) -> list[Statement]:
+    """Claims about background and camera."""
+    out: list[Statement] = []
+    ground = frozenset({("background",), ("kind",)} & d.keys)
+    if ground:
+        step = brightness_step(d.reference.background, d.target.background)
+        if ("kind",) not in ground and step and rng.random() < 0.3:
+            out.append(Statement("brightness", None, (("sign", step),), ground))
+        else:
+            said: Said = (("background", d.target.background),) if ("background",) in ground else ()
+            said += (("background_kind", d.target.background_kind),) if ("kind",) in ground else ()
+            out.append(Statement("view", None, said, ground))
     if ("zoom",) in d.keys:
         sign = 1 if d.target.zoom > d.reference.zoom else -1
         out.append(Statement("zoom", None, (("sign", sign),), frozenset({("zoom",)})))
     if ("tilt",) in d.keys:
         out.append(Statement("view", None, (("tilt", d.target.tilt),), frozenset({("tilt",)})))
+    return out
+
+
+def changes(d: Difference, rng: random.Random) -> list[Statement]:
+    """Statements that together account for the whole difference, in random order; no keep among them."""
+    left = set(d.keys)
+    out = _whole(d, left, rng)
+    for i in range(len(d.reference.groups)):
+        out += _of_group(d, i, left, rng)
+    out += _of_view(d, rng)
     rng.shuffle(out)
     return out
 
 
 def _keeps(d: Difference, covered: frozenset[Key], complete: bool) -> list[Statement]:
-    """Every true statement that something stayed as it was."""
+    """Every true statement that something stayed as it was; that all the rest did only if all else is said."""
     out = [Statement("keep background"), Statement("keep view")]
     for i in range(len(d.reference.groups)):
         out.append(Statement("keep group", i))
@@ -160,9 +145,11 @@ def _keeps(d: Difference, covered: frozenset[Key], complete: bool) -> list[State
                 Statement("keep attribute", i, (("name", n),)) for n in ("colour", "size", "count", "place", "texture")
             ]
     out = [s for s in out if holds(s, d)]
-    if complete:
-        out.append(Statement("keep rest", covers=covered))
-    return out
+    return [*out, Statement("keep rest", covers=covered)] if complete else out
+
+
+def _count(statement: Statement, others: Sequence[Difference]) -> int:
+    return sum(holds(statement, o) for o in others)
 
 
 def choose(d: Difference, others: Sequence[Difference], rng: random.Random) -> list[Statement] | None:
@@ -175,32 +162,29 @@ def choose(d: Difference, others: Sequence[Difference], rng: random.Random) -> l
     if not d.keys:
         return None
     stated = changes(d, rng)
-    if len(stated) > MAX_STATEMENTS:
-        rest, stated = stated, []
-        open_others = list(others)
+    complete = len(stated) <= MAX_STATEMENTS
+    if not complete:
+        rest, stated, rivals = stated, [], list(others)
         while len(stated) < MAX_STATEMENTS:
-            best = min(rest, key=lambda s: sum(holds(s, o) for o in open_others))
+            best = min(rest, key=lambda s: _count(s, rivals))
             rest.remove(best)
             stated.append(best)
-            open_others = [o for o in open_others if holds(best, o)]
-        complete = False
-    else:
-        complete = True
-    remaining = [o for o in others if all(holds(s, o) for s in stated)]
-    covered = frozenset().union(*(s.covers for s in stated))
-    if remaining:
-        keeps = _keeps(d, covered, complete)
-        rng.shuffle(keeps)
-        while remaining and len(stated) < MAX_STATEMENTS and keeps:
-            best = min(keeps, key=lambda s: sum(holds(s, o) for o in remaining))
-            keeps.remove(best)
-            if all(holds(best, o) for o in remaining):
-                return None
-            stated.append(best)
-            remaining = [o for o in remaining if holds(best, o)]
-        return None if remaining else stated
-    if len(stated) <= 2 and rng.random() < 0.14:
-        keeps = [s for s in _keeps(d, covered, complete) if s.kind != "keep attribute"]
-        if keeps:
-            stated.append(rng.choice(keeps))
-    return stated
+            rivals = [o for o in rivals if holds(best, o)]
+    rivals = [o for o in others if all(holds(s, o) for s in stated)]
+    keeps = _keeps(d, frozenset().union(*(s.covers for s in stated)), complete)
+    rng.shuffle(keeps)
+    if not rivals:
+        light = [s for s in keeps if s.kind != "keep attribute"]
+        if len(stated) <= 2 and light and rng.random() < 0.12:
+            stated.append(light[0])
+        return stated
+    if rng.random() < 0.7:  # naming what stays says more than "everything else", where it is enough
+        keeps.sort(key=lambda s: s.kind == "keep rest")
+    while rivals and keeps and len(stated) < MAX_STATEMENTS:
+        best = min(keeps, key=lambda s: _count(s, rivals))
+        keeps.remove(best)
+        if _count(best, rivals) == len(rivals):
+            return None
+        stated.append(best)
+        rivals = [o for o in rivals if holds(best, o)]
+    return None if rivals else stated

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 
@@ -27,6 +27,7 @@ SIZE = 6
 MAX_SHARED = 2  # images that two subsets may have in common ("filter … to avoid heavy overlap")
 PAIRS = ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0), (0, 2), (0, 3), (0, 4))  # by rank in the subset
 WIDTH = 96
+BLOCK = 128  # first images whose similarities are computed at a time
 _WEIGHTS = {"shape": 0.8, "colour": 0.9, "texture": 0.55, "size": 0.5, "count": 0.6, "place": 0.6}
 
 
@@ -59,13 +60,17 @@ def scene_features(scenes: Sequence[Scene]) -> np.ndarray:
     return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
-def subset_of(features: np.ndarray, first: int) -> tuple[int, ...] | None:
-    """The subset that the procedure builds from image ``first``, in rank order, or None if it is discarded."""
-    # Rounding makes the order independent of the last bits of a machine's matrix product.
-    cosine = np.round(features @ features[first], 9)
-    cosine[first] = 2.0
-    order = np.argsort(-cosine, kind="stable")
-    order = order[cosine[order] < NEAR_IDENTICAL][:TOP]
+def subset_of(cosine: np.ndarray, first: int) -> tuple[int, ...] | None:
+    """The subset that the procedure builds from image ``first``, in rank order, or None if it is discarded.
+
+    ``cosine`` [N] holds the similarity of every image to ``first``.
+    """
+    candidates = np.flatnonzero(cosine < NEAR_IDENTICAL)
+    candidates = candidates[candidates != first]
+    if len(candidates) > TOP:
+        floor = np.partition(cosine[candidates], len(candidates) - TOP)[len(candidates) - TOP]
+        candidates = candidates[cosine[candidates] >= floor]
+    order = candidates[np.argsort(-cosine[candidates], kind="stable")][:TOP]
     members, last = [first], 1.0
     for i in order:
         if last - cosine[i] > STEP:
@@ -76,7 +81,7 @@ def subset_of(features: np.ndarray, first: int) -> tuple[int, ...] | None:
     return None
 
 
-def subsets(features: np.ndarray, rng: random.Random) -> Iterator[tuple[int, ...]]:
+def subsets(features: np.ndarray, rng: random.Random) -> Generator[tuple[int, ...], bool, None]:
     """Subsets from all images as first image, in random order and without heavy overlap with those before.
 
     A subset counts for the overlap filter as soon as it is yielded, unless the consumer sends back ``False``.
@@ -84,15 +89,19 @@ def subsets(features: np.ndarray, rng: random.Random) -> Iterator[tuple[int, ...
     kept_by_image: dict[int, list[set[int]]] = {}
     firsts = list(range(len(features)))
     rng.shuffle(firsts)
-    for first in firsts:
-        members = subset_of(features, first)
-        if members is None:
-            continue
-        chosen = set(members)
-        earlier = [other for i in members for other in kept_by_image.get(i, ())]
-        if any(len(chosen & other) > MAX_SHARED for other in earlier):
-            continue
-        accepted = yield members
-        if accepted is not False:
-            for i in members:
-                kept_by_image.setdefault(i, []).append(chosen)
+    for start in range(0, len(firsts), BLOCK):
+        block = firsts[start : start + BLOCK]
+        # Rounding makes the order independent of the last bits of a machine's matrix product.
+        cosines = np.round(features[block] @ features.T, 9)
+        for first, cosine in zip(block, cosines, strict=True):
+            members = subset_of(cosine, first)
+            if members is None:
+                continue
+            chosen = set(members)
+            earlier = [other for i in members for other in kept_by_image.get(i, ())]
+            if any(len(chosen & other) > MAX_SHARED for other in earlier):
+                continue
+            accepted = yield members
+            if accepted is not False:
+                for i in members:
+                    kept_by_image.setdefault(i, []).append(chosen)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from neucore_xl.data.shapes.difference import difference
 from neucore_xl.data.shapes.nouns import PLURALS
 from neucore_xl.data.shapes.plan import Plan, Query
 from neucore_xl.data.shapes.sentence import sentence
@@ -38,7 +37,7 @@ def _dump(path: Path, value: object) -> None:
 
 def _auxiliary(plan: Plan, query: Query) -> dict[str, str]:
     """The answers to CIRR's four questions: what stays, what else changed, the viewpoint, the background."""
-    d = difference(plan.scenes[query.reference], plan.scenes[query.target])
+    d = plan.difference(query)
     covered = frozenset().union(*(s.covers for s in query.statements))
     stays = [
         g.shape
@@ -65,7 +64,7 @@ def _auxiliary(plan: Plan, query: Query) -> dict[str, str]:
 def rows(plan: Plan, split: str, seed: str) -> Iterator[tuple[dict[str, Any], dict[str, str], str, FusionSequence]]:
     """Per query the full caption row, its auxiliary answers, the target's name, and the truth of its sentence."""
     for number, query in enumerate(plan.queries):
-        told = sentence(query.statements, plan.scenes[query.reference], plan.scenes[query.target], query.rng(seed))
+        told = sentence(query.statements, plan.difference(query), query.rng(seed))
         names = [image_name(split, i) for i in query.members]
         shown = list(names)
         random.Random(f"{seed}/members/{query.subset}").shuffle(shown)  # ranks are not positions in the file

@@ -7,9 +7,9 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from neucore_xl.data.shapes.claims import Statement
 from neucore_xl.data.shapes.plan import Plan, Query
 from neucore_xl.data.shapes.sentence import sentence
-from neucore_xl.data.shapes.statements import Statement
 from neucore_xl.language.sequence import FusionSequence
 
 SPLITS = ("train", "val", "test")
@@ -39,25 +39,24 @@ def _dump(path: Path, value: object) -> None:
 
 def _halves(statements: Sequence[Statement], rng: random.Random) -> tuple[list[Statement], list[Statement]]:
     """What each of two annotators says: together everything, each at least one thing, some things both."""
-    first: list[Statement] = []
-    second: list[Statement] = []
+    edits = [s for s in statements if not s.kind.startswith("keep")]
+    halves: tuple[list[Statement], list[Statement]] = ([], [])
     for s in statements:
-        to = rng.choices((0, 1, 2), (4, 4, 2))[0]
-        first += [s] if to != 1 else []
-        second += [s] if to != 0 else []
-    return first or [rng.choice(statements)], second or [rng.choice(statements)]
+        to = rng.choices(((0,), (1,), (0, 1)), (4, 4, 2))[0]
+        for k in to:
+            halves[k].append(s)
+    for half in halves:  # nobody says only that the rest stays
+        if all(s.kind.startswith("keep") for s in half):
+            half.insert(0, rng.choice(edits))
+    return halves
 
 
 def captions_of(plan: Plan, query: Query, seed: str) -> tuple[FusionSequence, FusionSequence]:
     """The two captions of a query with the truth of each."""
     rng = query.rng(seed)
-    reference, target = plan.scenes[query.reference], plan.scenes[query.target]
-    a, b = _halves(query.statements, rng)
-    moods = ("is", "has", "has", "do")
-    return (
-        sentence(a, reference, target, rng, moods=moods, plain=True),
-        sentence(b, reference, target, rng, moods=moods, plain=True),
-    )
+    d = plan.difference(query)
+    first, second = _halves(query.statements, rng)
+    return sentence(first, d, rng, plain=True), sentence(second, d, rng, plain=True)
 
 
 def joined_truth(first: FusionSequence, second: FusionSequence) -> FusionSequence:
