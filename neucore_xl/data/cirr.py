@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from neucore_xl.data.jsonfile import read_json, text_field, text_list
+from neucore_xl.data.jsonfile import one_line, read_json, text_field, text_list
 from neucore_xl.data.triplets import Gallery, Split, Triplet
 from neucore_xl.errors import UserError
 
@@ -44,8 +44,8 @@ class Row:
     caption: str
     set_id: str
     members: tuple[str, ...]
-    reference_rank: Any = None
-    target_rank: Any = None
+    reference_rank: int | str | None = None  # a text where the file has something other than a whole number
+    target_rank: int | str | None = None
     target_soft: dict[str, float] = field(default_factory=dict)
 
 
@@ -72,10 +72,14 @@ def parse_row(raw: Any, where: str) -> Row:
         caption=caption,
         set_id=str(image_set.get("id", "")),
         members=tuple(text_list(image_set["members"], f"{where}: `members`")),
-        reference_rank=image_set.get("reference_rank"),
-        target_rank=image_set.get("target_rank"),
+        reference_rank=_rank(image_set.get("reference_rank")),
+        target_rank=_rank(image_set.get("target_rank")),
         target_soft={name: float(value) for name, value in soft.items()},
     )
+
+
+def _rank(value: Any) -> int | str | None:
+    return value if value is None or type(value) is int else repr(value)
 
 
 def is_answer(text: str) -> bool:
@@ -127,7 +131,7 @@ def read_split(root: Path | str, split: str, *, empty_text: EmptyText = "refuse"
         where = f"{path}, row {number} (pair {row.id})"
         if row.id in triplets:
             raise UserError(f"{where}: another row has the same pair id; give every pair its own.")
-        text = " ".join(row.caption.split())
+        text = one_line(row.caption)
         if not text and row.target is not None and empty_text == "refuse":
             raise UserError(f"{where}: the caption is empty; write one or pass data.empty_text=keep.")
         named = (row.reference, *row.members, *((row.target,) if row.target else ()))

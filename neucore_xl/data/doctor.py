@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from neucore_xl.data import doctor_cirr, doctor_fashion_iq
+from neucore_xl.data import cirr, doctor_cirr, doctor_fashion_iq, fashion_iq
 from neucore_xl.data.datasets import NAMES, require_known, require_root
 from neucore_xl.data.doctor_report import Clash, DoctorReport, Findings, Shared
 from neucore_xl.data.irregular import KINDS
@@ -30,6 +30,7 @@ def examine(
     root = Path(root)
     require_root(root)
     findings = (doctor_cirr if name == "cirr" else doctor_fashion_iq).collect(root)
+    findings.notes += _other_format(name, root)
     findings.clashes += [
         Clash("case", f"{split}: {', '.join(group)} differ in case alone", group)
         for split, names in _names_by_split(findings).items()
@@ -38,12 +39,30 @@ def examine(
     findings.shared += list(_shared(findings.image_lists))
     pictures = None
     if images:
-        paths = {n: p for listed in findings.paths.values() for n, p in listed.items()}
+        paths = _all_paths(findings)
         pictures = check_pictures(paths, console=console, workers=workers)
         findings.problems += _picture_problems(pictures, findings.needed)
         findings.shared += list(_shared_bytes(pictures, findings.image_lists))
     findings.problems += _row_problems(findings)
     return DoctorReport(name, root, findings, pictures)
+
+
+def _all_paths(findings: Findings) -> dict[str, Path]:
+    """Name → file over all splits; a name that lies elsewhere in another split is listed with that split."""
+    paths: dict[str, Path] = {}
+    for (_, split), listed in findings.paths.items():
+        for name, path in listed.items():
+            if paths.setdefault(name, path) != path:
+                paths[f"{name} ({split})"] = path
+    return paths
+
+
+def _other_format(name: str, root: Path) -> list[str]:
+    present = {"cirr": bool(cirr.splits_in(root)), "fashion-iq": bool(fashion_iq.splits_in(root))}
+    other = next(n for n in NAMES if n != name)
+    if present[name] or not present[other]:
+        return []
+    return [f"The folder holds captions in the format of {other}: call the doctor with that name."]
 
 
 def _names_by_split(findings: Findings) -> Mapping[str, list[str]]:

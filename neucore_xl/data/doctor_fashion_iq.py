@@ -40,7 +40,8 @@ def collect(root: Path) -> Findings:
 
 
 def _there(root: Path, prefix: str) -> set[tuple[str, str]]:
-    return {(p.name.split(".")[1], p.name.split(".")[2]) for p in root.glob(f"{prefix}.*.*.json")}
+    found = {(p.name.split(".")[1], p.name.split(".")[2]) for p in root.glob(f"{prefix}.*.*.json")}
+    return {(category, split) for category, split in found if category != fashion_iq.OTHER_FORMAT}
 
 
 def _split(

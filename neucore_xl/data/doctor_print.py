@@ -89,7 +89,8 @@ def _irregular(report: DoctorReport, console: Console) -> None:
         table.add_row(name, KINDS[kind].meaning, _first(ids), *(f"{counts[s]:,}" if counts[s] else "" for s in splits))
     console.print(table)
     rows_of = len({(row.split, row.id) for rows in found.values() for row in rows})
-    console.print(f"{rows_of:,} rows are irregular in {len(found)} kinds; every row is read as it stands.")
+    fatal = " (kinds in red stop a training)" if any(KINDS[kind].fatal for kind in found) else ""
+    console.print(f"{rows_of:,} rows are irregular in {len(found)} kinds{fatal}; none is dropped.")
 
 
 def _clashes(report: DoctorReport, console: Console) -> None:

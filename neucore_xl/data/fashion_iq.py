@@ -12,11 +12,12 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Literal
 
-from neucore_xl.data.jsonfile import read_json, text_field, text_list
+from neucore_xl.data.jsonfile import one_line, read_json, text_field, text_list
 from neucore_xl.data.triplets import Gallery, Split, Triplet
 from neucore_xl.errors import UserError
 
 CATEGORIES = ("dress", "shirt", "toptee")
+OTHER_FORMAT = "rc2"  # what stands in the place of a category in the file names of CIRR
 SUFFIXES = (".png", ".jpg", ".jpeg")  # where a name has several files, the first of these is read
 
 Captions = Literal["12", "21", "both"]
@@ -37,7 +38,8 @@ def splits_in(root: Path) -> dict[str, tuple[str, ...]]:
     found: dict[str, list[str]] = {}
     for path in sorted(root.glob("captions/cap.*.*.json")):
         _, category, split, _ = path.name.split(".", 3)
-        found.setdefault(category, []).append(split)
+        if category != OTHER_FORMAT:
+            found.setdefault(category, []).append(split)
     return {category: tuple(splits) for category, splits in found.items()}
 
 
@@ -61,7 +63,7 @@ def parse_row(raw: Any, where: str) -> Row:
 
 def clean(caption: str) -> str:
     """The caption without outer white space and trailing punctuation, inner white space as single blanks."""
-    return " ".join(caption.split()).rstrip(" .?!,")
+    return one_line(caption).rstrip(" .?!,")
 
 
 def join(captions: Sequence[str]) -> str:

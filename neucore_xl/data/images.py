@@ -92,7 +92,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         values = values * 255.0
     elif high > 255.0:
         values = values / 257.0
-    return Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8), mode="L")
+    return Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
 
 
 @dataclass(frozen=True)

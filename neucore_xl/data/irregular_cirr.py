@@ -103,9 +103,9 @@ def _ranks(row: Row) -> Iterator[tuple[str, str]]:
     if None in ranks:
         yield "rank-missing", ""
         return
-    odd = [r for r in ranks if isinstance(r, bool) or not isinstance(r, int) or not 0 <= r <= 5]
+    odd = [r for r in ranks if not isinstance(r, int) or not 0 <= r <= 5]
     if odd:
-        yield "rank-out-of-range", f"rank {odd[0]!r}"
+        yield "rank-out-of-range", f"rank {odd[0]}"
     elif row.target and tuple(ranks) not in RANK_PAIRS:
         yield "rank-pair-unknown", f"ranks {tuple(ranks)}"
 
@@ -159,9 +159,9 @@ def _across_subset(rows: Sequence[Row], split: str) -> Iterator[Irregular]:
 
 
 def _placed(row: Row) -> list[tuple[str, Any]]:
-    """The images of the row whose rank it states (a rank that is no number or text cannot be compared)."""
+    """The images of the row whose rank it states."""
     stated = [(row.reference, row.reference_rank), *([(row.target, row.target_rank)] if row.target else [])]
-    return [(name, rank) for name, rank in stated if isinstance(rank, int | str)]
+    return [(name, rank) for name, rank in stated if rank is not None]
 
 
 def examine_auxiliary(raws: Sequence[Any], rows: Sequence[Row], split: str) -> list[Irregular]:

@@ -63,6 +63,11 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8.") from None
 
 
+def one_line(text: str) -> str:
+    """``text`` with white space as single blanks and without outer white space; half characters become "?"."""
+    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+
+
 def text_field(row: Any, key: str, where: str) -> str:
     """``row[key]``, a text; raises ``UserError`` beginning with ``where`` if it is missing or of another type."""
     if not isinstance(row, dict):
