@@ -158,3 +158,14 @@ def random_batch(
         exclude=torch.zeros(queries, images, dtype=torch.bool),
         concept_labels=(rand(queries, 5) > 0).float(),
     )
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., Batch]:
+    """``make_batch(backbone, images=, queries=, steps=, concepts=, seed=)``: random features and masks."""
+    return random_batch
+
+
+@pytest.fixture
+def vocabulary() -> Names:
+    return Names()

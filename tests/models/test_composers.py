@@ -1,0 +1,347 @@
+"""Every row through the one forward: modes, invariance to padding and to company, gradients, autocast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from neucore_xl.config.schema import BackboneSettings, Settings
+from neucore_xl.data.batches import Batch, ImageFeatures, SequenceBatch, TextFeatures
+from neucore_xl.errors import UserError
+from neucore_xl.models.backbone import Backbone, build_backbone
+from neucore_xl.models.composer import Composer
+from neucore_xl.models.features import FeatureSet
+from neucore_xl.models.registry import build_composer, composer_names
+
+ROWS = composer_names()
+FULL = ("neucore-xl", "neucore")
+
+
+def build(backbone: Any, vocabulary: Any, name: str, fusion: str = "clauses", **model: Any) -> Composer:
+    torch.manual_seed(0)
+    settings = Settings.model_validate(
+        {"model": {"name": name, "width": 16, "heads": 2, "exchange_layers": 1} | model, "fusion": {"sequence": fusion}}
+    )
+    return build_composer(settings, backbone, vocabulary)
+
+
+def stir(composer: Composer) -> Composer:
+    """Move every trained parameter off its initial value, so that no path is still zero."""
+    g = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, p in composer.named_parameters():
+            if not name.startswith("backbone."):
+                p += 0.2 * torch.randn(p.shape, generator=g)
+    return composer
+
+
+def queries(composer: Composer, batch: Batch) -> FeatureSet:
+    return composer("compose", rows(batch.images, batch.reference), batch.texts, batch.sequence)
+
+
+def rows(features: Any, index: Tensor | slice) -> Any:
+    return type(features)(**{name: getattr(features, name)[index] for name in features.__dataclass_fields__})
+
+
+def take(batch: Batch, index: Tensor) -> Batch:
+    """The queries of ``batch`` at ``index``, in that order."""
+    sequence = batch.sequence
+    parts = {n: getattr(sequence, n)[index] for n in sequence.__dataclass_fields__ if n != "short_texts"}
+    return replace(
+        batch,
+        reference=batch.reference[index],
+        positive=batch.positive[index],
+        texts=rows(batch.texts, index),
+        sequence=replace(sequence, **parts),
+    )
+
+
+def assert_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], atol: float = 1e-5) -> None:
+    assert set(a) == set(b)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=atol, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.fixture(scope="module")
+def backbone(configs: dict[str, Path]) -> Backbone:
+    """One frozen backbone for all tests of this file: none may change it."""
+    torch.manual_seed(0)
+    return build_backbone(BackboneSettings(config=configs["native-vit"], pretrained=None))
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("mode", ["full", "cosine"])
+def test_the_modes_agree_with_each_other(name: str, mode: str, backbone: Any, vocabulary: Any, make_batch: Any) -> None:
+    composer = stir(build(backbone, vocabulary, name, score=mode)).eval()
+    batch: Batch = make_batch(backbone)
+    batch = replace(batch, gallery=torch.tensor([4, 2, 0]), positive=torch.tensor([0, 2, 1]))
+    out = composer("train", batch)
+    assert_same(out.queries, queries(composer, batch))
+    assert_same(out.targets, composer("targets", rows(batch.images, batch.gallery)))
+    scores = composer.score(out.queries, out.targets)
+    assert scores.shape == (3, 3)
+    assert scores.dtype == torch.float32
+    assert out.log_scale.shape == (1,)
+    assert (out.concept_logits is not None) == (name in FULL)
+    if out.concept_logits is not None:
+        assert out.concept_logits.shape == (3, 5)
+        assert out.concept_logits.dtype == torch.float32
+    assert ("em_query" in out.queries) == (name in FULL and mode == "full")
+    for features in (out.queries["vector"], out.targets["vector"]):
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
+    with pytest.raises(ValueError, match="unknown mode"):
+        composer("score", batch)
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("fusion", ["clauses", "learned"])
+def test_padding_changes_nothing(name: str, fusion: str, backbone: Any, vocabulary: Any, make_batch: Any) -> None:
+    composer = stir(build(backbone, vocabulary, name, fusion)).eval()
+    batch: Batch = make_batch(backbone)
+    before = queries(composer, batch)
+    s, t = batch.sequence, batch.texts
+    junk = torch.randn(3, 2, t.words.shape[2])
+    padded = replace(
+        batch,
+        texts=TextFeatures(torch.cat([t.words, junk], 1), t.pooled, F.pad(t.mask, (0, 2))),
+        sequence=SequenceBatch(
+            short_texts=s.short_texts,
+            phrase=F.pad(s.phrase, (0, 3), value=4),
+            operation=F.pad(s.operation, (0, 3), value=7),
+            step_mask=F.pad(s.step_mask, (0, 3)),
+            concept=F.pad(s.concept, (0, 2), value=5),
+            concept_mask=F.pad(s.concept_mask, (0, 2)),
+        ),
+    )
+    assert_same(before, queries(composer, padded))
+    # what stands in a masked place does not matter either
+    filled = replace(
+        batch,
+        texts=replace(t, words=torch.where(t.mask[..., None], t.words, torch.full_like(t.words, 9.0))),
+        sequence=replace(
+            s,
+            phrase=torch.where(s.step_mask, s.phrase, 3),
+            operation=torch.where(s.step_mask, s.operation, 8),
+            concept=torch.where(s.concept_mask, s.concept, 2),
+        ),
+    )
+    assert_same(before, queries(composer, filled))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_order_and_company_change_nothing(name: str, backbone: Any, vocabulary: Any, make_batch: Any) -> None:
+    composer = stir(build(backbone, vocabulary, name)).eval()
+    batch: Batch = make_batch(backbone, queries=5, images=6)
+    together = queries(composer, batch)
+    order = torch.tensor([3, 0, 4, 2, 1])
+    assert_same(together.select(order), queries(composer, take(batch, order)))
+    alone = [queries(composer, take(batch, torch.tensor([q]))) for q in range(5)]
+    assert_same(together, FeatureSet.cat(alone))
+    # the short texts may stand in any order, with others between them
+    shuffle = torch.randperm(6)
+    s = batch.sequence
+    moved = replace(
+        s, short_texts=rows(s.short_texts, shuffle), phrase=shuffle.argsort()[s.phrase],
+        concept=shuffle.argsort()[s.concept],
+    )  # fmt: skip
+    assert_same(together, queries(composer, replace(batch, sequence=moved)))
+    images = composer("targets", batch.images)
+    assert_same(images.select(slice(2, 4)), composer("targets", rows(batch.images, slice(2, 4))))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_queries_without_steps_or_concepts(name: str, backbone: Any, vocabulary: Any, make_batch: Any) -> None:
+    composer = stir(build(backbone, vocabulary, name)).eval()
+    batch: Batch = make_batch(backbone)
+    s = batch.sequence
+    none = replace(
+        s, **{n: getattr(s, n)[:, :0] for n in ("phrase", "operation", "step_mask", "concept", "concept_mask")}
+    )
+    empty = replace(none, short_texts=rows(s.short_texts, slice(0, 0)))
+    masked = replace(s, step_mask=torch.zeros_like(s.step_mask), concept_mask=torch.zeros_like(s.concept_mask))
+    out = queries(composer, replace(batch, sequence=empty))
+    assert_same(out, queries(composer, replace(batch, sequence=none)))
+    assert_same(out, queries(composer, replace(batch, sequence=masked)))
+    assert all(torch.isfinite(v).all() for v in out.values())
+
+
+@pytest.mark.parametrize("name", ["neucore-xl", "residual", "image-only"])
+@pytest.mark.parametrize("fusion", ["clauses", "learned"])
+def test_heads_start_in_the_pretrained_space(
+    name: str, fusion: str, backbone: Any, vocabulary: Any, make_batch: Any
+) -> None:
+    composer = build(backbone, vocabulary, name, fusion)  # in training mode: dropout must not matter
+    batch: Batch = make_batch(backbone)
+    out = composer("train", batch)
+    pooled = F.normalize(batch.images.pooled, dim=-1)
+    want = pooled[batch.reference] @ pooled[batch.gallery].T
+    torch.testing.assert_close(composer.score(out.queries, out.targets), want)
+
+
+def test_the_text_gate_starts_the_query_at_image_plus_text(backbone: Any, vocabulary: Any, make_batch: Any) -> None:
+    composer = build(backbone, vocabulary, "neucore-xl", text_gate=1.0)
+    batch: Batch = make_batch(backbone)
+    i, t = (F.normalize(x, dim=-1) for x in (batch.images.pooled[batch.reference], batch.texts.pooled))
+    torch.testing.assert_close(queries(composer, batch)["vector"], F.normalize(i + t, dim=-1))
+
+
+def test_neucore_xl_contains_the_residual_row(backbone: Any, vocabulary: Any, make_batch: Any) -> None:
+    residual = stir(build(backbone, vocabulary, "residual")).eval()
+    full = build(backbone, vocabulary, "neucore-xl").eval()
+    joint = 2 * backbone.embed_dim
+    with torch.no_grad():
+        for mine, theirs in zip(full.direct, residual.delta, strict=True):  # type: ignore[arg-type]
+            if isinstance(mine, torch.nn.Linear):
+                mine.bias.copy_(theirs.bias)
+                mine.weight[:, joint:] = 0
+                mine.weight[:, : theirs.weight.shape[1]] = theirs.weight
+    batch: Batch = make_batch(backbone)
+    a, b = full("train", batch), residual("train", batch)
+    torch.testing.assert_close(full.score(a.queries, a.targets), residual.score(b.queries, b.targets))
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("fusion", ["clauses", "learned"])
+def test_every_trained_parameter_gets_a_gradient_within_three_steps(
+    name: str, fusion: str, backbone: Any, vocabulary: Any, make_batch: Any
+) -> None:
+    composer = build(backbone, vocabulary, name, fusion, dropout=0.0)
+    optimizer = torch.optim.AdamW([p for p in composer.parameters() if p.requires_grad], lr=1e-2)
+    reached: set[str] = set()
+    for seed in range(3):
+        optimizer.zero_grad()
+        batch: Batch = make_batch(backbone, seed=seed)
+        out = composer("train", batch)
+        scores = composer.score(out.queries, out.targets) * out.log_scale.exp()
+        loss = F.cross_entropy(scores, batch.positive)
+        if out.concept_logits is not None:
+            assert batch.concept_labels is not None
+            loss = loss + F.binary_cross_entropy_with_logits(out.concept_logits, batch.concept_labels)
+        loss.backward()
+        reached |= {n for n, p in composer.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        optimizer.step()
+    trained = {n for n, p in composer.named_parameters() if p.requires_grad}
+    # softmax takes no notice of a constant: the last bias of an attention never moves
+    constant = {n for n in trained if n.endswith(("ground.v2.bias", "sequence.v.bias"))}
+    assert trained - reached <= constant, trained - reached - constant
+    assert not any(n.startswith("backbone.") for n in trained)
+
+
+def test_gradient_reaches_the_concept_embeddings_through_the_fusion(
+    backbone: Any, vocabulary: Any, make_batch: Any
+) -> None:
+    for name in FULL:
+        composer = stir(build(backbone, vocabulary, name))
+        queries(composer, make_batch(backbone))["vector"].square().sum().backward()
+        assert composer.concept.weight.grad is not None  # type: ignore[union-attr]
+        probe = torch.randn_like(queries(composer, make_batch(backbone))["vector"])
+        composer.zero_grad()
+        (queries(composer, make_batch(backbone))["vector"] * probe).sum().backward()
+        assert composer.concept.weight.grad.abs().sum() > 1e-6  # type: ignore[union-attr]
+
+
+def test_evaluation_is_repeatable_for_neucore(backbone: Any, vocabulary: Any, make_batch: Any) -> None:
+    composer = build(backbone, vocabulary, "neucore").eval()
+    batch: Batch = make_batch(backbone)
+    first, second = queries(composer, batch), queries(composer, batch)
+    assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+def test_unseen_concepts_have_embeddings_of_their_own(backbone: Any, vocabulary: Any) -> None:
+    composer = build(backbone, vocabulary, "neucore")
+    pooled = backbone.encode_texts(backbone.tokenizer(["winglike", "unicorn", "zzzq"])).pooled
+    embedded = composer.concept(pooled)  # type: ignore[operator]
+    assert torch.pdist(embedded).min() > 1e-4
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_bf16_autocast(name: str, backbone: Any, vocabulary: Any, make_batch: Any) -> None:
+    composer = stir(build(backbone, vocabulary, name)).eval()
+    batch: Batch = make_batch(backbone)
+    exact = composer("train", batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = composer("train", batch)
+        scores = composer.score(out.queries, out.targets)
+    assert scores.dtype == torch.float32
+    assert (scores - composer.score(exact.queries, exact.targets)).abs().max() < 0.1
+    (scores.sum() * out.log_scale.exp()).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in composer.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_pixels_and_ids_give_what_cached_features_give(
+    name: str, backbone: Any, vocabulary: Any, make_batch: Any
+) -> None:
+    composer = stir(build(backbone, vocabulary, name)).eval()
+    batch: Batch = make_batch(backbone)
+    pixels = torch.randn(5, 3, 32, 32)
+    texts, short = (backbone.tokenizer([f"{word} {i}" for i in range(n)]) for word, n in (("a red dog", 3), ("two", 6)))
+    live = replace(batch, images=pixels, texts=texts, sequence=replace(batch.sequence, short_texts=short))
+    cached = replace(
+        batch,
+        images=backbone.encode_images(pixels),
+        texts=backbone.encode_texts(texts),
+        sequence=replace(batch.sequence, short_texts=backbone.encode_texts(short)),
+    )
+    a, b = composer("train", live), composer("train", cached)
+    assert_same(a.queries, b.queries)
+    assert_same(a.targets, b.targets)
+
+
+def test_the_image_tower_is_called_once_for_all_images(make_backbone: Any, vocabulary: Any, make_batch: Any) -> None:
+    calls: list[int] = []
+    backbone = make_backbone()
+    backbone.clip.visual.conv1.register_forward_hook(lambda m, x, y: calls.append(len(x[0])))
+    batch = replace(make_batch(backbone), images=torch.randn(5, 3, 32, 32))
+    for name in ROWS:
+        build(backbone, vocabulary, name)("train", batch)
+    assert calls == [5] * len(ROWS)
+
+
+def test_a_trained_tower_gets_gradients_through_the_head(make_backbone: Any, vocabulary: Any, make_batch: Any) -> None:
+    backbone = make_backbone(freeze="none")
+    composer = stir(build(backbone, vocabulary, "neucore-xl"))
+    batch = make_batch(backbone)
+    batch = replace(batch, images=torch.randn(5, 3, 32, 32), texts=backbone.tokenizer(["a", "red dog", "two cats"]))
+    out = composer("train", batch)
+    F.cross_entropy(composer.score(out.queries, out.targets), batch.positive).backward()
+    missing = {n for n, p in backbone.clip.named_parameters() if p.requires_grad and p.grad is None}
+    assert not missing
+
+
+def test_corrections_are_named_and_the_vocabulary_is_not_stored(backbone: Any, vocabulary: Any) -> None:
+    composer = build(backbone, vocabulary, "neucore-xl")
+    names = dict(composer.named_parameters())
+    assert {n for n in names if n.startswith("correction.")}
+    assert all(p.dim() > 0 for p in names.values())
+    assert not any("vocabulary" in n for n in composer.state_dict())
+    assert composer.vocabulary.shape == (5, backbone.embed_dim)
+
+
+def test_without_a_concept_loss_no_name_is_encoded(backbone: Any, vocabulary: Any, make_batch: Any) -> None:
+    settings = Settings.model_validate({"model": {"width": 16, "heads": 2}, "loss": {"concept_weight": 0}})
+    composer = build_composer(settings, backbone, vocabulary)
+    assert len(composer.vocabulary) == 0  # type: ignore[arg-type]
+    assert composer("train", make_batch(backbone)).concept_logits is None
+
+
+def test_an_unknown_row_is_refused_with_the_nearest(backbone: Any, vocabulary: Any) -> None:
+    with pytest.raises(UserError, match="no row 'neucore_xl'; the nearest is 'neucore-xl'"):
+        build(backbone, vocabulary, "neucore_xl")
+
+
+def test_images_only_composers_ignore_what_they_should(backbone: Any, vocabulary: Any, make_batch: Any) -> None:
+    batch: Batch = make_batch(backbone)
+    other = replace(batch, texts=replace(batch.texts, pooled=torch.randn_like(batch.texts.pooled)))
+    image_only, text_only = (build(backbone, vocabulary, n) for n in ("image-only", "text-only"))
+    assert torch.equal(queries(image_only, batch)["vector"], queries(image_only, other)["vector"])
+    assert not torch.equal(queries(text_only, batch)["vector"], queries(text_only, other)["vector"])
+    moved = replace(batch, images=ImageFeatures(batch.images.tokens, batch.images.pooled.flip(0)))
+    assert torch.equal(queries(text_only, batch)["vector"], queries(text_only, moved)["vector"])
