@@ -19,10 +19,10 @@ import logging
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import torch
 
@@ -193,17 +193,13 @@ def _fill(
         return 0
     with files.disk_errors("creating the feature cache", store.folder):
         store.folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(store.folder / "lock")
-    with files.disk_errors("locking the feature cache", store.folder):
-        try:
-            lock.acquire(timeout=2)
-        except filelock.Timeout:
-            log.warning("feature cache: waiting for another run that fills %s", store.folder)
-            lock.acquire()
-    try:
+    waiting = f"feature cache: waiting for another run that fills {store.folder}"
+    with ExitStack() as stack:
+        with files.disk_errors("locking the feature cache", store.folder):
+            stack.enter_context(files.locked(store.folder / "lock", wait=True, waiting=waiting))
         store.refresh()  # the run that was waited for may have computed them
-        missing = store.missing(keys)
         store.sweep()
+        missing = store.missing(keys)
         names: list[str] = []
         parts: list[Any] = []
         size = 0
@@ -217,8 +213,6 @@ def _fill(
         if names:
             store.append(names, join(parts))
         return len(missing)
-    finally:
-        lock.release()
 
 
 def _image_arrays(parts: list[ImageFeatures]) -> dict[str, np.ndarray]:

@@ -94,6 +94,7 @@ def save(
     path = folder / f"step-{step:08d}"
     with files.disk_errors("saving a checkpoint", folder):
         folder.mkdir(parents=True, exist_ok=True)
+        files.remove_leftovers(folder)  # of a process that was killed here; a run has one writer
         with files.new_folder(path) as temporary:
             _write_weights(weights, temporary / WEIGHTS)
             _write_training(extra, temporary / TRAINING)

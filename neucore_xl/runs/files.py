@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -13,7 +14,11 @@ from io import FileIO, RawIOBase
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from neucore_xl.errors import UserError
+
+log = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp-"  # what a crash may leave behind; every such entry can be deleted
 
@@ -140,6 +145,30 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool, waiting: str = "") -> Iterator[None]:
+    """Hold the lock file ``path``; the kernel lets go of it when the process ends, however it ends.
+
+    With ``wait`` the message ``waiting`` is logged if the lock is not free at once; without it ``filelock.Timeout``
+    is raised then. A file system without locks (some cluster mounts) gives a warning and no protection.
+    """
+    lock = filelock.FileLock(path)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            if not wait:
+                raise
+            log.warning(waiting)
+            lock.acquire()
+    except NotImplementedError:
+        log.warning("%s lies on a file system without locks: see to it that nothing else writes there", path.parent)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_leftovers(folder: Path) -> None:

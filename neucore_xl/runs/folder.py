@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,25 +65,23 @@ class RunFolder:
         Raises ``UserError`` when another process trains in it, when it belongs to another config or other
         annotations (the differing keys are named), when it holds something else, or cannot be written.
         """
-        with files.disk_errors("creating the run folder", self.path):
-            self._refuse_strangers()  # before the lock file is put there
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock")
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                raise UserError(
-                    f"run folder {self.path} is in use{self._owner()}: wait for it, or give another --run."
-                ) from None
-        try:
+        with ExitStack() as stack:
+            with files.disk_errors("creating the run folder", self.path):
+                self._refuse_strangers()  # before the lock file is put there
+                self.path.mkdir(parents=True, exist_ok=True)
+                try:
+                    stack.enter_context(files.locked(self.path / ".lock", wait=False))
+                except filelock.Timeout:
+                    raise UserError(
+                        f"run folder {self.path} is in use{self._owner()}: wait for it, or give another --run."
+                    ) from None
+            owner = self.path / ".owner.json"
+            stack.callback(owner.unlink, missing_ok=True)
             with files.disk_errors("writing the run folder", self.path):
                 files.remove_leftovers(self.path)
-                files.write_json(self.path / ".owner.json", {"host": socket.gethostname(), "pid": os.getpid()})
+                files.write_json(owner, {"host": socket.gethostname(), "pid": os.getpid()})
                 self._begin(settings, list(command if command is not None else sys.argv))
             yield self
-        finally:
-            (self.path / ".owner.json").unlink(missing_ok=True)
-            lock.release()
 
     def _begin(self, settings: Settings, command: list[str]) -> None:
         if not self.exists:

@@ -191,6 +191,10 @@ def _stack_or_error(items: list[Tensor | UserError]) -> Tensor | UserError:
     return torch.stack([i for i in items if isinstance(i, Tensor)])
 
 
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)  # threads of several decoders would fight over the cores
+
+
 def _encode_images(
     backbone: Backbone,
     pixels: PixelInputs,
@@ -203,8 +207,9 @@ def _encode_images(
     loader = torch.utils.data.DataLoader(
         _Chunks(pixels, [by_key[key] for key in keys]),
         batch_size=batch_size,
-        num_workers=workers,
+        num_workers=workers if len(keys) > batch_size else 0,
         collate_fn=_stack_or_error,
+        worker_init_fn=_one_thread,
     )
     done = 0
     with _on_device(backbone, device), track("image features", len(keys)) as advance:

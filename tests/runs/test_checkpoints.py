@@ -118,6 +118,13 @@ def test_a_crash_while_saving_keeps_the_old_checkpoint(tmp_path: Path, monkeypat
         assert sorted(p.name for p in tmp_path.iterdir()) == ["latest.json", "step-00000001"]
 
 
+def test_what_a_killed_save_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-dead").mkdir()
+    (tmp_path / ".tmp-dead" / "model.safetensors").write_bytes(b"half")
+    put(tmp_path, 1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest.json", "step-00000001"]
+
+
 def test_a_kill_before_the_pointer_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder was renamed, the pointer was not replaced: the newer checkpoint is whole and is taken."""
     put(tmp_path, 1)
