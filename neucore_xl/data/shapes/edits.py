@@ -27,7 +27,7 @@ from neucore_xl.data.shapes.scene import (
     random_scene,
 )
 
-FAMILY = 16  # scenes of one family
+FAMILY = 28  # scenes of one family
 EDIT_WEIGHTS = {
     "colour": 13, "shape": 9, "texture": 9, "size": 16, "count": 13, "place": 12, "add": 10, "remove": 8,
     "background": 10, "kind": 4, "zoom": 8, "tilt": 4, "mirror": 4, "swap": 4,
