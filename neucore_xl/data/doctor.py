@@ -108,11 +108,11 @@ def _picture_problems(check: PictureCheck, needed: set[str]) -> list[str]:
     found = []
     missing = [name for name in check.missing if name in needed]
     if missing:
-        found.append(f"{len(missing):,} images that train or val needs are missing, the first is {missing[0]}.")
+        found.append(f"Images that train or val needs are missing: {len(missing):,}, the first is {missing[0]}.")
     damaged = [name for name in check.unreadable if name in needed]
     if damaged:
         first = check.unreadable[damaged[0]]
-        found.append(f"{len(damaged):,} images that train or val needs cannot be decoded: {first}")
+        found.append(f"Images that train or val needs cannot be decoded: {len(damaged):,}, the first is: {first}")
     return found
 
 

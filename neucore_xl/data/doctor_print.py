@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -38,7 +38,8 @@ def print_report(report: DoctorReport, console: Console) -> None:
 def _table(title: str, *columns: str, left: int = 1) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
+        justify: Literal["left", "right"] = "left" if number < left else "right"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=number == 0)
     return table
 
 
@@ -159,6 +160,7 @@ def _cirr_statistics(report: DoctorReport, console: Console) -> None:
     sizes.add_row("paper, all splits", *numbers, words, loops, end_section=True)
     answers.add_row("paper, all splits", *(_number(v, 2) for v in total.answered))
     console.print(sizes, answers)
+    console.print("Where the released files and the paper differ:")
     for note in published.CIRR_NOTES:
         console.print(f"  • {escape(note)}", highlight=False)
 

@@ -169,7 +169,7 @@ def test_missing_and_damaged_pictures(cirr_root: Path) -> None:
     assert report.pictures.missing == ("train-0-2-img0", "test1-2-0-img0")
     assert list(report.pictures.unreadable) == ["dev-1-3-img0"]
     missing, damaged = report.findings.problems
-    assert missing == "1 images that train or val needs are missing, the first is train-0-2-img0."
+    assert missing == "Images that train or val needs are missing: 1, the first is train-0-2-img0."
     assert "dev-1-3-img0.png has zero bytes" in damaged
     assert examine("cirr", cirr_root, images=False).trainable
 
