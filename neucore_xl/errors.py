@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this": the command line prints it as one sentence, without a trace."""
+"""The exception that means "the user can mend this": the command line prints it as one sentence, without a trace."""
 
 
 class UserError(Exception):

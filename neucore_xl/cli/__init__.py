@@ -44,8 +44,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(prepare.app, name="prepare")
 app.add_typer(submission.app, name="submission")
 
-# What the machine and not the program is to blame for: one sentence, no trace.
-_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+# Where the machine or a path and not the program is to blame: one sentence, no trace.
+_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

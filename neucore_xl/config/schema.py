@@ -73,7 +73,8 @@ class BackboneSettings(Section):
     """The open_clip model below the heads."""
 
     name: str = Field(
-        "ViT-B-16-quickgelu", description="open_clip model name, or `hf-hub:ORG/MODEL`, or the name of `backbone.config`."
+        "ViT-B-16-quickgelu",
+        description="open_clip model name, or `hf-hub:ORG/MODEL`, or the name of `backbone.config`.",
     )
     config: Path | None = Field(None, description="open_clip model JSON of one's own; its stem becomes the name.")
     pretrained: str | None = Field(

@@ -29,7 +29,7 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Output of a text tower: ``words [B, L, Dt]``, ``pooled [B, D]``, not normalised; ``mask [B, L]`` true on words."""
+    """Output of a text tower: ``words [B, L, Dt]``, ``pooled [B, D]``, not normalised; ``mask [B, L]`` true: word."""
 
     words: Tensor
     pooled: Tensor
@@ -98,7 +98,7 @@ def move(value: T, device: torch.device | str, non_blocking: bool = False) -> T:
         return value.to(device, non_blocking=non_blocking)  # type: ignore[return-value]
     if is_dataclass(value) and not isinstance(value, type):
         changes: dict[str, Any] = {f.name: move(getattr(value, f.name), device, non_blocking) for f in fields(value)}
-        return replace(value, **changes)  # type: ignore[return-value]
+        return replace(value, **changes)
     if isinstance(value, Mapping):
         return {k: move(v, device, non_blocking) for k, v in value.items()}  # type: ignore[return-value]
     return value
