@@ -151,6 +151,10 @@ def _opens_piece(tokens: Sequence[Token], i: int, begin: int) -> bool:
     if word in {"with", "without"}:
         if before.lower_ in {"along", "together", "comes", "come"} or lemma_of(before) == "be" or _governed(token):
             return False
+        if before.lower_ == "one" or all(t.pos_ not in {"NOUN", "PROPN", "ADJ", "PRON"} for t in tokens[begin:i]):
+            return False
+        if _contrasts(tokens, begin, i):
+            return False
         return word == "with" or not _bare_noun(tokens[begin:i])
     if word in _INTRODUCES:
         return word != "while" or tokens[i + 1].tag_ == "VBG"
@@ -158,6 +162,15 @@ def _opens_piece(tokens: Sequence[Token], i: int, begin: int) -> bool:
     if word in {"no", "not"}:
         return behind_noun and tokens[i + 1].pos_ in {"DET", "NUM", "ADJ", "NOUN", "PROPN"}
     return word == "facing" and behind_noun and tokens[begin].lower_ not in {"make", "have", "keep", "turn"}
+
+
+def _contrasts(tokens: Sequence[Token], begin: int, i: int) -> bool:
+    """Whether "instead of", "rather than" or "in place of" stands in the run of words around token ``i``."""
+    end = next((j for j in range(i, len(tokens)) if _separates(tokens, j)), len(tokens))
+    run = [t.lower_ for t in tokens[begin:end]]
+    return any(
+        w in cues.CONTRASTED and k + 1 < len(run) and (w != "place" or run[k - 1] == "in") for k, w in enumerate(run)
+    )
 
 
 def _bare_noun(tokens: Sequence[Token]) -> bool:
@@ -180,13 +193,15 @@ def _starts_clause(before: Sequence[Token], piece: Sequence[Token], separator: s
         return True
     if piece[0].lower_ == "with" and is_frame(before):
         return False
+    if lemma_of(piece[0]) in cues.COLOURS and lemma_of(before[-1]) in cues.COLOURS:
+        return False  # "brown and white animals"
     if _has_predicate(piece):
         return True
     lead = leading_verb(before)
     verb = lemma_of(before[lead]) if lead is not None else ""
     lone = _lone_adjective(piece)
     if lone is not None and (verb in {"make", "be", "turn"} or any(lemma_of(t) == "be" for t in before)):
-        return not (lemma_of(lone) in cues.COLOURS and lemma_of(before[-1]) in cues.COLOURS)
+        return True
     operation, other = classify(piece), classify(before)
     if verb in _GOVERNING:
         splits = operation in _VERBLESS and operation is not other
@@ -222,7 +237,8 @@ def _has_predicate(piece: Sequence[Token]) -> bool:
     lead = leading_verb(piece)
     if lead is not None:
         verb = piece[lead]
-        return lemma_of(verb) in cues.EDIT or not _in_relative_clause(verb)
+        # A single word that the tagger takes for a verb ("and leash") is a noun more often than an order.
+        return lemma_of(verb) in cues.EDIT or (len(piece) > 1 and not _in_relative_clause(verb))
     return any(
         t.tag_ in {"VBZ", "VBP", "VBD", "MD"}
         and t.pos_ in {"VERB", "AUX"}

@@ -32,6 +32,9 @@ SHOW = _set("show have be feature display depict contain see want need get look 
 EDIT = REMOVE | CHANGE | ADD | KEEP | PLACE | MOVE | SCALE | CAMERA | SHOW | _set("make take give let use must should")
 POLITE = _set("please then also just now next finally instead simply and but so it you i to they we there")
 
+NOUNS_TOO = _set(  # verbs above that may as well be the first noun of a compound: "mirror image"
+    "mirror place set need look wear zoom level position crop dye paint use turn flip leave stick slide view focus face"
+)
 COLOURS = _set(
     "black white red orange yellow green blue purple pink brown grey gray beige turquoise navy violet maroon teal gold "
     "golden silver cream tan khaki burgundy"
@@ -66,7 +69,7 @@ VIEW = _any(
     r"mirrored", r"mirror images?", r"flip(?:s|ped|ping)?", r"cameras?", r"close ?- ?ups?", r"closeups?", r"close up",
     r"tilt(?:s|ed|ing)?", r"overhead", r"sideways", r"aerial", r"orientation", r"views?", r"shots?", r"facing",
     r"closer(?: up)?", r"nearer", r"(?:further|farther)(?: away| back)?", r"far away", r"zoomed - (?:in|out)",
-    r"head ?- ?on", r"head on", r"from (?:above|below|behind|the (?:side|front|back|top|left|right))", r"upside down",
+    r"head - on", r"from (?:above|below|behind|the (?:side|front|back|top|left|right))", r"upside down",
     r"bird 's eye", r"turn(?:s|ed|ing)? around", r"(?:left|right) to (?:left|right)", r"close coverage",
     r"(?:the )?(?:opposite|other|another|same|different) (?:direction|way)", r"straighten(?:ed)?", r"horizontally",
     r"look(?:s|ing)? (?:straight|at the (?:camera|viewer)|away|forward|to the (?:left|right)|left|right|up|down)",
@@ -85,11 +88,12 @@ SCALED = _any(
     r"(?:slightly|somewhat) \S+", r"not (?:as|so)", r"(?:too|less|more|most|least|fewer|enough|much) ?\S*",
     r"a (?:bit|little|lot) \S+", r"than (?:before|the)", r"increased?", r"decreased?", r"lessen",
 )  # fmt: skip
+CONTRASTED = _set("instead rather place")  # "a cup with a lid instead of a bowl with a spoon" is one edit
 WHERE = _any(
     r"(?:on|in|at|to|towards?|from|near|into|onto) (?:the )?(?:very |far |top |bottom |left |right |opposite )*"
     r"(?:left|right|top|bottom|middle|centre|center|corner|side|edge|distance|back|rear|sides|corners)",
     r"behind", r"in front(?: of)?", r"next to", r"beside", r"besides", r"beneath", r"underneath", r"between", r"below",
-    r"above", r"outdoors?", r"indoors?", r"outside", r"on top of", r"surrounded by", r"up|down|left|right",
+    r"above", r"outdoors?", r"indoors?", r"outside", r"on top of", r"surrounded by",
 )  # fmt: skip
 PREPOSITIONS = _set(
     "in on at under beneath behind beside between near next inside outside against over around along across among "

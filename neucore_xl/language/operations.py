@@ -87,7 +87,7 @@ def leading_verb(tokens: Sequence[Token]) -> int | None:
         finite = token.tag_ in {"VB", "VBP", "VBZ", "VBD", "MD"} and token.pos_ in {"VERB", "AUX"}
         # Small pipelines take bare imperatives for nouns: at the front, the word itself is the better witness.
         imperative = lemma_of(token) in cues.EDIT and token.tag_ not in {"NNS", "VBG", "JJ", "JJR", "IN"}
-        if (finite or imperative) and not (token.pos_ in {"NOUN", "PROPN"} and _is_modifier(token)):
+        if (finite or imperative) and not (lemma_of(token) in cues.NOUNS_TOO and _is_modifier(token)):
             return i
         if token.lower_ not in cues.POLITE and token.pos_ not in {"PART", "INTJ"}:
             return None
