@@ -41,7 +41,7 @@ class AttentionPool(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.v1, self.v2 = nn.Linear(width, width), nn.Linear(width, 1)
+        self.v1, self.v2 = nn.Linear(width, width), nn.Linear(width, 1, bias=False)  # softmax ignores a bias
 
     def weights(self, x: Tensor) -> Tensor:
         """Attention ``[B, S]`` of ``x [B, S, d]``; rows sum to 1, fp32."""

@@ -23,7 +23,7 @@ class LearnedSequence(nn.Module):
         self.per_step = nn.ModuleList(nn.Linear(width, width) for _ in range(steps))
         self.gate = nn.Linear(2 * width, width)
         self.from_word, self.from_gate = nn.Linear(width, width), nn.Linear(width, width)
-        self.v = nn.Linear(width, 1)
+        self.v = nn.Linear(width, 1, bias=False)  # softmax ignores a bias
 
     def forward(self, sentence: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """``sentence [B, d]``, ``words [B, L, d]``, ``mask [B, L]`` to ``[B, K, d]``."""

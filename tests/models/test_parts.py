@@ -34,7 +34,7 @@ def test_every_position_of_the_exchange_is_its_own() -> None:
 def test_attention_pooling_is_equation_4() -> None:
     torch.manual_seed(0)
     pool, x = AttentionPool(6), torch.randn(3, 4, 6)
-    logits = torch.tanh(x @ pool.v1.weight.T + pool.v1.bias) @ pool.v2.weight[0] + pool.v2.bias
+    logits = torch.tanh(x @ pool.v1.weight.T + pool.v1.bias) @ pool.v2.weight[0]
     weights = logits.exp() / logits.exp().sum(1, keepdim=True)
     torch.testing.assert_close(pool(x), (weights[..., None] * x).sum(1))
     torch.testing.assert_close(pool.weights(x).sum(1), torch.ones(3))
