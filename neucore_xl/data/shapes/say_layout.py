@@ -34,8 +34,9 @@ def number(s: Statement, c: Context, mood: Mood) -> Clause:
                 options += [f"double the number of {many}"] * 2
             return one_of(c, CARDINALITY, *options)
         if mood == "is":
-            return one_of(c, CARDINALITY, f"there {is_are(step)} {more}", f"there are {now}", f"there are {instead}")
-        return one_of(c, CARDINALITY, more, now, instead)
+            there = f"there {is_are(step)} {more}"
+            return one_of(c, CARDINALITY, there, there, f"there are {now}", f"there are {instead}")
+        return one_of(c, CARDINALITY, more, more, now, instead)
     few = NUMBERS[-step]
     if mood == "do":
         of = "them" if known else f"the {many}"

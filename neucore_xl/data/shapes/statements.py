@@ -96,9 +96,9 @@ def _of_group(d: Difference, i: int, left: set[Key], rng: random.Random) -> list
         kind = "set"
         if n == "size":
             kind, said = "size", (("sign", 1 if size_change(was, now) > 0 else -1),)
-        elif n == "place" and now.place == opposite(was.place) and rng.random() < 0.4:
+        elif n == "place" and now.place == opposite(was.place) and rng.random() < 0.5:
             kind, said = "move", (("way", "opposite"),)
-        elif n == "place" and way(was.place, now.place) and rng.random() < 0.5:
+        elif n == "place" and way(was.place, now.place) and rng.random() < 0.65:
             kind, said = "move", (("way", way(was.place, now.place)),)
         out.append(Statement(kind, i, said, covers))
     return out
@@ -110,7 +110,7 @@ def _of_view(d: Difference, rng: random.Random) -> list[Statement]:
     ground = frozenset({("background",), ("kind",)} & d.keys)
     if ground:
         step = brightness_step(d.reference.background, d.target.background)
-        if ("kind",) not in ground and step and rng.random() < 0.3:
+        if ("kind",) not in ground and step and rng.random() < 0.4:
             out.append(Statement("brightness", None, (("sign", step),), ground))
         else:
             said: Said = (("background", d.target.background),) if ("background",) in ground else ()
