@@ -172,24 +172,24 @@ def test_a_report_into_a_place_that_is_a_file_is_one_sentence(tmp_path: Path):
         write_json(tmp_path / "file" / "report.json", {"a": 1})
 
 
-def test_the_doctor_ends_with_0_for_what_can_be_trained_and_1_for_what_cannot(
-    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    report = tmp_path / "report.json"
-    assert run("data", "doctor", "fashion-iq", str(shared / "fashion-iq"), "--no-images", "--json", str(report)) == 0
-    assert json.loads(report.read_text(encoding="utf-8"))["trainable"] is True
-    assert run("data", "doctor", "cirr", str(tmp_path), "--no-images", "--json", str(report)) == 1
-    assert json.loads(report.read_text(encoding="utf-8"))["trainable"] is False, "a new report replaces the old one"
-    assert run("data", "doctor", "cirr", str(tmp_path / "absent"), "--no-images") == 2
-    assert "absent does not exist" in capsys.readouterr().err
-
-
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shapes") / "data"
     sizes = ["--train", "24", "--val", "12", "--test", "60", "--seed", "3", "--size", "32", "--workers", "1"]
     assert run("data", "generate", "shapes", str(out), "--layout", "cirr", *sizes) == 0
     return out
+
+
+def test_the_doctor_ends_with_0_for_what_can_be_trained_and_1_for_what_cannot(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    report = tmp_path / "report.json"
+    assert run("data", "doctor", "cirr", str(shapes), "--no-images", "--json", str(report)) == 0
+    assert json.loads(report.read_text(encoding="utf-8"))["trainable"] is True
+    assert run("data", "doctor", "cirr", str(tmp_path), "--no-images", "--json", str(report)) == 1
+    assert json.loads(report.read_text(encoding="utf-8"))["trainable"] is False, "a new report replaces the old one"
+    assert run("data", "doctor", "cirr", str(tmp_path / "absent"), "--no-images") == 2
+    assert "absent does not exist" in capsys.readouterr().err
 
 
 def test_generated_data_are_trainable_and_never_overwritten(shapes: Path, capsys: pytest.CaptureFixture[str]):
@@ -233,3 +233,14 @@ def test_a_submission_is_checked_query_by_query(shapes: Path, tmp_path: Path, ca
 def test_a_missing_truth_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run("prepare", "sequences", "--score", str(tmp_path / "truth.jsonl")) == 2
     assert capsys.readouterr().err.startswith("error: cannot read the sequence file")
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "neucore_xl.train"], ["-c", "from neucore_xl.cli import main; main()", "train"]]
+)
+def test_both_ways_to_train_refuse_alike(command: list[str], tmp_path: Path):
+    arguments = ["demo", "--run", str(tmp_path / "run"), "train.steps=0"]
+    done = subprocess.run([sys.executable, *command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: train.steps must be a whole number of at least 1, not 0.\n"
+    assert not (tmp_path / "run").exists()
