@@ -1,0 +1,144 @@
+"""The scripts of eval/ end to end: generated data in both layouts, a tiny run, figures, files, refusals."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neucore_xl.data.datasets import open_split
+from neucore_xl.errors import UserError
+from neucore_xl.evaluation import submission
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TOWERS = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "eval" / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """``call(script, *arguments)`` runs a script's ``main`` here, without starting Python and torch again."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "eval"))
+
+    def main(name: str, *arguments: object) -> None:
+        spec = importlib.util.spec_from_file_location(f"eval_{name}", REPOSITORY / "eval" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.main([str(a) for a in arguments])
+
+    return main
+
+
+@pytest.mark.parametrize("name", ["cirr", "fashion_iq", "compare"])
+def test_help_imports_no_torch(name):
+    command = [sys.executable, "-X", "importtime", str(REPOSITORY / "eval" / f"{name}.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "usage: " in done.stdout
+    assert not any(line.split("|")[-1].strip() == "torch" for line in done.stderr.splitlines())
+
+
+@pytest.mark.slow
+def test_hidden_labels_and_missing_runs_are_one_sentence(shared, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("model:\n  name: concat\n")
+    common = ("--run", tmp_path / "run", "--data", shared / "cirr", "--out", tmp_path / "out")
+    done = script("cirr", *common, "--split", "test1", "--labels", "soft")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--labels soft: the labels of test1 are hidden" in done.stderr
+    done = script("cirr", "--run", tmp_path / "none", *common[2:])
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "is no run folder" in done.stderr
+    done = script("compare", tmp_path / "a", tmp_path / "b")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("towers") / "tiny-towers.json"
+    path.write_text(json.dumps(TOWERS))
+    return path
+
+
+@pytest.fixture(scope="module", params=["cirr", "fashion-iq"])
+def trained(request, towers, tmp_path_factory) -> tuple[str, Path, Path, Path]:
+    """(layout, data, a run of neucore-xl, a run of text-only) on generated shapes."""
+    from neucore_xl.config.load import load_settings
+    from neucore_xl.data.shapes.generate import generate
+    from neucore_xl.training.run import train
+
+    folder = tmp_path_factory.mktemp(request.param)
+    generate(folder / "data", layout=request.param, train=120, val=90, test=90, seed=1, size=48, progress=False)
+    runs = []
+    for row in ("neucore-xl", "text-only"):
+        overrides = [
+            f"data.name={request.param}", f"data.root={folder / 'data'}", "data.workers=0", f"model.name={row}",
+            f"backbone.config={towers}", "backbone.name=tiny-towers", "backbone.pretrained=null", "model.width=32",
+            "model.heads=2", "model.exchange_layers=1", "train.steps=3", "train.batch_size=8", "train.warmup_steps=1",
+            f"train.cache_dir={folder / 'cache'}", "train.device=cpu", "train.validate_every=0",
+        ]  # fmt: skip
+        train(load_settings("demo", overrides), folder / row)
+        runs.append(folder / row)
+    return request.param, folder / "data", runs[0], runs[1]
+
+
+@pytest.mark.slow
+def test_evaluate_compare_and_submit(trained, tmp_path, call):
+    layout, data, ours, floor = trained
+    name = "cirr" if layout == "cirr" else "fashion_iq"
+
+    def evaluate(run: Path, out: str, *more: object) -> dict:
+        call(name, "--run", run, "--data", data, "--out", tmp_path / out, *more)
+        return json.loads((tmp_path / out / "metrics.json").read_text())
+
+    evaluate(floor, "floor")
+    stored = evaluate(ours, "ours", "--batch-size", 7)
+    assert set(stored) == {"protocol", "metrics", "n_queries", "environment"}
+    assert stored["n_queries"] == len(open_split(layout, data, "val").triplets)
+    assert stored["protocol"]["preprocessing"]["target_pad"] == 1.25
+    assert stored["environment"]["row"] == "neucore-xl"
+    # In other batches and chunks, a process later: the same figures (the published code's differ from run to run).
+    again = script(name, "--run", ours, "--data", data, "--out", tmp_path / "again", "evaluation.chunk=5")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "again" / "metrics.json").read_text())["metrics"] == pytest.approx(stored["metrics"])
+
+    with pytest.raises(UserError, match="holds figures of another run"):
+        evaluate(floor, "ours")
+    call("compare", tmp_path / "ours", tmp_path / "floor", "--json", tmp_path / "c.json")
+    record = json.loads((tmp_path / "c.json").read_text())
+    assert record["low"] <= record["estimate"] <= record["high"]
+    difference = (
+        stored["metrics"]["mean"] - json.loads((tmp_path / "floor" / "metrics.json").read_text())["metrics"]["mean"]
+    )
+    assert record["estimate"] == pytest.approx(difference)
+
+    if layout == "fashion-iq":
+        second = json.loads((tmp_path / "ours" / "val-drop-12-macro" / "metrics.json").read_text())
+        assert (second["protocol"]["gallery"], second["protocol"]["reference"]) == ("val", "drop")
+        assert second["metrics"]["R@10"] >= stored["metrics"]["R@10"]  # fewer images to be confused with
+        with pytest.raises(UserError, match="the protocols differ in gallery"):
+            call("compare", tmp_path / "ours", tmp_path / "ours" / "val-drop-12-macro")
+        assert evaluate(ours, "both", "--captions", "both")["n_queries"] == 2 * stored["n_queries"]
+        mean = evaluate(ours, "mean", "--captions", "mean", "--average", "micro")
+        assert mean["n_queries"] == stored["n_queries"]
+        assert (mean["protocol"]["captions"], mean["protocol"]["average"]) == ("mean", "micro")
+        return
+    assert evaluate(ours, "soft", "--labels", "soft")["protocol"]["labels"] == "soft"
+    call(name, "--run", ours, "--data", data, "--split", "test1", "--out", tmp_path / "test1")
+    split = open_split("cirr", data, "test1")
+    for file in submission.file_names("test1").values():
+        assert submission.check(tmp_path / "test1" / file, split) == []
