@@ -120,3 +120,11 @@ def test_the_real_test1_fits_the_servers_limit(shared, tmp_path):
     assert [submission.check(p, split) for p in paths] == [[], []]
     assert [len(json.loads(p.read_text())) for p in paths] == [n + 2, n + 2]
     assert max(p.stat().st_size for p in paths) < submission.MAX_BYTES
+
+
+def test_a_smaller_subset_is_not_filled_up_with_other_images(split, tmp_path):
+    small = Triplet("13", NAMES[4], None, "two", subset=NAMES[3:6])
+    split = Split("cirr", "test1", Path(), (*split.triplets, small), split.galleries)
+    scores = np.tile(-np.arange(60.0), (3, 1))  # the first image of the gallery is every query's best
+    _, subset = submission.write(tmp_path, split, [(0, scores)])
+    assert json.loads(subset.read_text())["13"] == [NAMES[3], NAMES[5]]
