@@ -33,9 +33,9 @@ BACKGROUND_RGB: dict[str, RGB] = {
 SURROUND: RGB = (86, 86, 90)  # what is seen beside the scene when the camera is far or tilted
 UNIT = 96.0  # a scene is laid out on a square of this side; the image size scales it
 PITCH = 27.0  # distance between the centres of neighbouring cells
-RADIUS = {"small": 6.2, "medium": 9.4, "large": 13.2}
+RADIUS = {"small": 6.8, "medium": 9.8, "large": 13.4}
 SHRINK = {1: 1.2, 2: 1.0, 3: 0.92, 4: 0.86}  # many objects of one size are drawn a little smaller, to fit the cell
-ZOOM_FACTOR = {-1: 0.74, 0: 1.0, 1: 1.3}
+ZOOM_FACTOR = {-1: 0.8, 0: 1.0, 1: 1.24}
 TILT_DEGREES = 18.0
 SUPERSAMPLING = 2
 

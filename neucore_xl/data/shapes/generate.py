@@ -28,7 +28,7 @@ from neucore_xl.data.shapes.scene import CATEGORY_PALETTES, Palette, Scene
 from neucore_xl.data.shapes.sequences import write_truth
 from neucore_xl.errors import UserError
 
-VERSION = 4  # raised whenever the same call gives other files
+VERSION = 5  # raised whenever the same call gives other files
 LAYOUTS = ("cirr", "fashion-iq")
 BATCH = 64  # images that a worker draws at a time
 SMALL = 512  # below this many images starting worker processes costs more than it saves
