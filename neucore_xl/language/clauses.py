@@ -22,7 +22,7 @@ from neucore_xl.language.spacy_pipeline import documents, load_pipeline, pipelin
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
 
-VERSION = 1  # part of the cache key: raise it when a rule changes
+VERSION = 2  # part of the cache key: raise it when a rule changes
 
 _STRONG = frozenset("; . ! ? … then but except".split())  # noqa: SIM905
 _WEAK = frozenset(", : & and + while yet – —".split())  # noqa: SIM905
@@ -133,7 +133,7 @@ def _pieces(tokens: Sequence[Token]) -> list[tuple[int, int, str]]:
 
 def _separates(tokens: Sequence[Token], i: int) -> bool:
     word = tokens[i].lower_
-    if word == "but":  # "all but one" takes away, "nothing but grass" is only grass
+    if word in {"but", "except"}:  # "all but one" takes away, "nothing but grass" is only grass
         return not (i and tokens[i - 1].lower_ in {"all", "everything", "nothing", "none", "anything"})
     if word == "then":
         return not (i and tokens[i - 1].lower_ in {"more", "less", "other", "rather"})  # meant as "than"
@@ -223,9 +223,10 @@ def _completes_same(before: Sequence[Token], piece: Sequence[Token]) -> bool:
 
 def _lone_adjective(piece: Sequence[Token]) -> Token | None:
     content = [t for t in piece if t.pos_ != "ADV"]
-    if len(content) == 1 and (content[0].pos_ == "ADJ" or content[0].tag_ in {"VBN", "JJR"}):
-        return content[0]
-    return None
+    if len(content) != 1:
+        return None
+    (word,) = content
+    return word if word.pos_ == "ADJ" or word.tag_ in {"VBN", "VBD"} or lemma_of(word) in cues.COLOURS else None
 
 
 def _is_noun_phrase(piece: Sequence[Token]) -> bool:

@@ -26,7 +26,9 @@ ADD = _set("add insert include attach introduce append")
 KEEP = _set("keep retain maintain preserve leave stay remain")
 PLACE = _set("put place lay set hang stick position")
 MOVE = _set("move shift relocate bring slide")
-SCALE = _set("increase decrease reduce enlarge shrink lighten darken brighten widen shorten lengthen")
+SCALE = _set(
+    "double halve triple increase decrease reduce enlarge shrink lighten darken brighten widen shorten lengthen"
+)
 CAMERA = _set("zoom focus rotate flip mirror pan tilt straighten level crop")
 SHOW = _set("show have be feature display depict contain see want need get look wear come consist")
 EDIT = REMOVE | CHANGE | ADD | KEEP | PLACE | MOVE | SCALE | CAMERA | SHOW | _set("make take give let use must should")
@@ -59,6 +61,7 @@ KEPT = _any(
     r"the same", r"stay(?:s|ed)? (?:put|there)", r"unaltered",
 )  # fmt: skip
 GONE = _any(
+    r"(?:everything|anything|all) (?:but|except)",
     r"get(?:s|ting)? rid of", r"t(?:ake|aken|aking) (?:away|out|off)", r"gone", r"disappear(?:s|ed)?", r"vanished",
     r"no sign of", r"no longer (?:there|visible|present|in)", r"missing", r"removed", r"take .* (?:away|out|off)",
     r"excluding", r"removing", r"eliminating", r"minus", r"lack(?:s|ing)?", r"(?:left|cut) out",
@@ -87,6 +90,10 @@ ADDED = _any(
 SCALED = _any(
     r"(?:slightly|somewhat) \S+", r"not (?:as|so)", r"(?:too|less|more|most|least|fewer|enough|much) ?\S*",
     r"a (?:bit|little|lot) \S+", r"than (?:before|the)", r"increased?", r"decreased?", r"lessen",
+)  # fmt: skip
+SHIFTED = _any(  # comparatives of place
+    r"(?:further|farther|more) (?:to the )?(?:right|left|up|down)", r"(?:lower|higher)(?: down| up)",
+    r"swap(?:s|ped|ping)?(?: the| their)? (?:places|positions|sides)",
 )  # fmt: skip
 CONTRASTED = _set("instead rather place")  # "a cup with a lid instead of a bowl with a spoon" is one edit
 WHERE = _any(

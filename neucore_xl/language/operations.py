@@ -53,7 +53,7 @@ class Clause:
         self.tokens = tokens
         self.text = " ".join(t.lower_ for t in tokens)
         self.lemmas = frozenset(lemma_of(t) for t in tokens)
-        self.verbs = frozenset(lemma_of(t) for t in tokens if t.pos_ in {"VERB", "AUX"})
+        self.verbs = frozenset(lemma_of(t) for t in tokens if t.pos_ in {"VERB", "AUX"} and t.dep_ != "amod")
         lead = leading_verb(tokens)
         self.lead = lemma_of(tokens[lead]) if lead is not None else ""
         self.object = tokens[lead + 1 :] if lead is not None else ()
@@ -144,7 +144,15 @@ def _camera(c: Clause) -> bool:
 def _backdrop(c: Clause) -> bool:
     if c.lemmas.isdisjoint(cues.BACKDROP):
         return c.lead in cues.CHANGE | {"make"} and not _object_nouns(c).isdisjoint(cues.SCENERY)
-    return not c.text.startswith(("no ", "without ", "not "))
+    if c.text.startswith(("no ", "without ", "not ")):
+        return False
+    # "a darker background" compares; "a darker dog in the background" is about the background
+    nouns = {lemma_of(t) for t in c.tokens if t.pos_ in {"NOUN", "PROPN"}} - {"target"} - cues.FRAMES
+    return not (any(t.tag_ in {"JJR", "RBR"} for t in c.tokens) and nouns <= cues.BACKDROP)
+
+
+def _shifted(c: Clause) -> bool:
+    return bool(cues.SHIFTED.search(c.text))
 
 
 def _object_nouns(c: Clause) -> frozenset[str]:
@@ -178,7 +186,7 @@ def _change(c: Clause) -> bool:
 
 
 def _negated(c: Clause) -> bool:
-    return bool(cues.NEGATED.search(c.text)) and not any(p in c.text for p in ("not as ", "not so ", "no longer"))
+    return bool(cues.NEGATED.search(c.text)) and not any(p in c.text for p in ("not as ", "not so "))
 
 
 def _addition(c: Clause) -> bool:
@@ -200,7 +208,7 @@ def _counts(tokens: Sequence[Token], i: int) -> bool:
     after = tokens[i + 1].lower_ if i + 1 < len(tokens) else ""
     if before in {"the", "other", "this", "that", "these", "those", "-", "/"} or after in {"-", "/", "%", "shoulder"}:
         return False
-    if token.lower_ == "one" and i and tokens[i - 1].pos_ == "ADJ":
+    if token.lower_ == "one" and i and (tokens[i - 1].pos_ == "ADJ" or tokens[i - 1].dep_ == "amod"):
         return False
     return not (token.dep_ == "nummod" and token.head.dep_ in {"compound", "amod", "nmod"})
 
@@ -239,6 +247,7 @@ _RULES: tuple[tuple[Operation, Callable[[Clause], bool]], ...] = (
     (Operation.CARDINALITY, _count_change),
     (Operation.KEEP, _keep),
     (Operation.SPATIAL, _backdrop),
+    (Operation.SPATIAL, _shifted),
     (Operation.VIEWPOINT, _viewpoint),
     (Operation.NEGATION, _gone),
     (Operation.CHANGE, _change),
