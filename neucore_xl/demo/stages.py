@@ -1,0 +1,178 @@
+"""The stages of the demo, each skipped when its result is there already."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from neucore_xl.config.load import load_settings
+from neucore_xl.config.schema import Settings
+from neucore_xl.data.datasets import open_split
+from neucore_xl.data.shapes.generate import generate
+from neucore_xl.data.triplets import Split
+from neucore_xl.demo.clip import NAME, train_clip
+from neucore_xl.evaluation import cirr
+from neucore_xl.evaluation.report import SystemRow, evenly, rows_from_scores, write_page
+from neucore_xl.evaluation.result import Result
+from neucore_xl.evaluation.significance import Interval, paired_bootstrap
+from neucore_xl.runs.encode import encode_gallery, encode_queries, score_chunks
+from neucore_xl.runs.files import write_json
+from neucore_xl.runs.load import load_run
+from neucore_xl.training.run import train
+
+IMAGES = {"train": 6000, "val": 1200, "test": 60}
+IMAGE_SIZE = 96
+CLIP_EPOCHS = 10
+SEED = 0
+SYSTEM = "neucore-xl"
+FLOORS = ("concat", "text-only", "image-only")
+SHOWN = 24  # queries on the page
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One row of the table and the scores ``[Q, G]`` behind it."""
+
+    settings: Settings
+    result: Result
+    scores: Any
+
+
+def run_demo(out: Path, console: Console | None = None) -> dict[str, Any]:
+    """All stages; returns what ``out/metrics.json`` holds."""
+    console = console or Console()
+    begin = time.monotonic()
+
+    def stage(text: str) -> None:
+        console.print(f"[bold]{text}[/bold] [dim]({time.monotonic() - begin:.0f} s)[/dim]", highlight=False)
+
+    data = out / "data"
+    stage(f"1/5 generated data: {IMAGES['train']} training and {IMAGES['val']} validation pictures")
+    generate(data, layout="cirr", **IMAGES, seed=SEED, size=IMAGE_SIZE)
+    stage("2/5 a small CLIP, trained by open_clip on the training pictures and their descriptions")
+    config, weights = train_clip(
+        out / "clip",
+        data / "descriptions" / "descriptions.train.csv",
+        image_size=IMAGE_SIZE,
+        epochs=CLIP_EPOCHS,
+        seed=SEED,
+    )
+    paths = [
+        f"data.root={data}",
+        f"backbone.name={NAME}",
+        f"backbone.config={config}",
+        f"backbone.pretrained={weights}",
+        f"train.cache_dir={out / 'cache'}",
+    ]
+    split = open_split("cirr", data, "val")
+    rows: dict[str, Evaluated] = {}
+    for row in (SYSTEM, *FLOORS):
+        stage(f"3/5 training {row}")
+        settings = load_settings("demo", [*paths, f"model.name={row}"])
+        train(settings, out / row, console=console)
+        rows[row] = _evaluate(out / row, settings, split)
+    stage("4/5 evaluation by the CIRR protocol, last checkpoint of every row")
+    content = _summary(rows)
+    _print(content, console)
+    write_json(out / "metrics.json", content)
+    stage("5/5 the page")
+    page = _page(out / "index.html", rows, split, content)
+    console.print(f"{out / 'metrics.json'}\n{page}", highlight=False, soft_wrap=True)
+    stage("finished")
+    return content
+
+
+def _evaluate(run_folder: Path, settings: Settings, split: Split) -> Evaluated:
+    """Scores and metrics of a run's last checkpoint: its number of steps was fixed before, so nothing is chosen
+    on the split that is reported."""
+    import numpy as np
+
+    run = load_run(run_folder, checkpoint="last", settings=settings)
+    facts = run.facts([split])
+    inputs = run.inputs_for([split], facts)
+    collator = run.collator(inputs, facts, split)
+    options = settings.evaluation
+    targets = encode_gallery(run.composer, inputs, split.galleries[""].names, options.batch_size, "cpu")
+    queries = encode_queries(run.composer, collator, split.triplets, options.batch_size, "cpu")
+    chunks = list(score_chunks(run.composer, queries, targets, options.chunk))
+    return Evaluated(settings, cirr.evaluate(split, chunks), np.concatenate([scores for _, scores in chunks]))
+
+
+def _summary(rows: dict[str, Evaluated]) -> dict[str, Any]:
+    """metrics.json of the system, with every row's metrics and the paired differences beside it."""
+    from neucore_xl.runs.environment import describe
+
+    system = rows[SYSTEM]
+    ahead = {row: _difference(system.result, rows[row].result) for row in FLOORS}
+    return {
+        **system.result.to_json(),
+        "rows": {row: dict(evaluated.result.metrics) for row, evaluated in rows.items()},
+        "ahead_of": {
+            row: {"estimate": i.estimate, "low": i.low, "high": i.high, "confidence": i.confidence}
+            for row, i in ahead.items()
+        },
+        "environment": describe(system.settings, ["demo"]),
+    }
+
+
+def _difference(a: Result, b: Result) -> Interval:
+    return paired_bootstrap(a.per_query["mean"], b.per_query["mean"], seed=SEED)
+
+
+MEASURES = ("R@1", "R@5", "R@10", "R@50", "R_subset@1", "R_subset@2", "R_subset@3", "mean")
+
+
+def _print(content: dict[str, Any], console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"CIRR protocol on generated data, {content['n_queries']} queries, percent")
+    table.add_column("row")
+    for measure in (*MEASURES, f"{SYSTEM} ahead by"):
+        table.add_column(measure, justify="right")
+    for row, metrics in content["rows"].items():
+        i = content["ahead_of"].get(row)
+        ahead = f"{i['estimate']:+.2f} [{i['low']:+.2f}, {i['high']:+.2f}]" if i else ""
+        table.add_row(row, *(f"{metrics[m]:.2f}" for m in MEASURES), ahead)
+    console.print(table)
+    console.print(json.dumps(content["protocol"]), highlight=False, soft_wrap=True)
+    behind = [row for row, i in content["ahead_of"].items() if i["low"] <= 0]
+    if behind:
+        console.print(f"[red]{SYSTEM} is not ahead of {', '.join(behind)} by more than the 95 % interval[/red]")
+    else:
+        console.print(f"{SYSTEM} is ahead of every floor row by more than the 95 % paired bootstrap interval")
+
+
+def _page(path: Path, rows: dict[str, Evaluated], split: Split, content: dict[str, Any]) -> Path:
+    from neucore_xl.language.planning import sequences_for
+
+    settings = rows[SYSTEM].settings
+    shown = evenly(len(split.triplets), SHOWN)
+    sequences = sequences_for([split.triplets[i].text for i in shown], settings.fusion, settings.language, None)
+    report = rows_from_scores(
+        split,
+        shown,
+        {row: rows[row].scores[shown] for row in (SYSTEM, "concat")},
+        sequences=sequences,
+    )
+    systems = [
+        SystemRow(
+            row, evaluated.result.metrics, _difference(rows[SYSTEM].result, evaluated.result) if row != SYSTEM else None
+        )
+        for row, evaluated in rows.items()
+    ]
+    return write_page(
+        path,
+        report,
+        title="neucore-xl demo",
+        image_path=split.image_path,
+        systems=systems,
+        protocol=content["protocol"],
+        measures=MEASURES,
+        difference_label=f"{SYSTEM} ahead by",
+        introduction="NEUCORE-XL and the rows that it must beat, trained on generated pictures with the same budget.",
+    )
