@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 import os
 import signal
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
@@ -184,6 +187,87 @@ def test_an_unreadable_image_is_named(workers: int, tiny: Tiny, tmp_path: Path, 
     with pytest.raises(UserError, match=r"img_raw/train/train-\d-\d\.png") as error:
         train(settings, tmp_path / "run")
     assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_compile_wraps_the_forward_and_changes_no_loss(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dynamo's ``eager`` backend: code generation takes minutes on a small machine and is torch's to test."""
+    from neucore_xl.training import engine
+
+    compiled = []
+
+    def compile_eagerly(module: torch.nn.Module, **options: Any) -> Any:
+        compiled.append(module)
+        return real(module, backend="eager", **options)
+
+    real = torch.compile
+    monkeypatch.setattr(engine.torch, "compile", compile_eagerly)
+    options = ("model.name=residual", "train.steps=2", "model.dropout=0", "model.correction_dropout=0")
+    train(tiny("train.compile=true", *options), tmp_path / "compiled")
+    train(tiny(*options), tmp_path / "plain")
+    assert len(compiled) == 1
+    for a, b in zip(losses(tmp_path / "compiled"), losses(tmp_path / "plain"), strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    load_run(tmp_path / "compiled")  # its names are those of the bare module
+
+
+def fashion_iq_of(tiny_data: Path, root: Path) -> Path:
+    """The tiny pictures as two Fashion-IQ categories."""
+    for split in ("train", "val"):
+        rows = json.loads((tiny_data / "captions" / f"cap.rc2.{split}.json").read_text())
+        for i, category in enumerate(("dress", "shirt")):
+            part = rows[i::2]
+            names = sorted({r[k] for r in part for k in ("reference", "target_hard")})
+            content = {
+                "captions/cap": [
+                    {"candidate": r["reference"], "target": r["target_hard"], "captions": [r["caption"], "is bright"]}
+                    for r in part
+                ],
+                "image_splits/split": names,
+            }
+            for stem, value in content.items():
+                path = root / f"{stem}.{category}.{split}.json"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(value))
+        (root / "images").mkdir(exist_ok=True)
+        for picture in (tiny_data / "img_raw" / split).iterdir():
+            (root / "images" / picture.name).write_bytes(picture.read_bytes())
+    return root
+
+
+@pytest.mark.parametrize("captions", ["12", "both"])
+def test_fashion_iq_trains_and_validates_by_its_own_measure(
+    captions: str, tiny: Tiny, tiny_data: Path, tmp_path: Path
+) -> None:
+    root = fashion_iq_of(tiny_data, tmp_path / "fiq")
+    layout = ("data.name=fashion-iq", f"data.root={root}", "data.categories=[dress,shirt]", f"data.captions={captions}")
+    summary = train(tiny(*layout, "data.one_category_per_batch=true", "train.steps=2"), tmp_path / "run")
+    assert {"R@10", "R@50", "mean"} <= set(summary.metrics)
+    assert summary.best_value == pytest.approx((summary.metrics["R@10"] + summary.metrics["R@50"]) / 2)
+
+
+def test_a_split_without_labels_cannot_choose_a_checkpoint(tiny: Tiny, tiny_data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    subprocess.run(["cp", "-r", str(tiny_data), str(root)], check=True)
+    path = root / "captions" / "cap.rc2.val.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([{k: v for k, v in r.items() if not k.startswith("target")} for r in rows]))
+    with pytest.raises(UserError, match=r"carries no labels .* data\.val_split"):
+        train(tiny(f"data.root={root}"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_watcher_sees_a_bar_on_a_terminal_and_lines_elsewhere(terminal: bool, tiny: Tiny, tmp_path: Path) -> None:
+    seen = io.StringIO()
+    console = Console(file=seen, force_terminal=terminal, width=300)
+    train(tiny("train.steps=3", "train.validate_every=2"), tmp_path / "run", console=console)
+    lines = [line for line in seen.getvalue().splitlines() if "step 1 · loss" in line]
+    assert len(lines) == (0 if terminal else 1)
+    assert "3 steps: neucore-xl on cirr train (48 triplets), batch 8, cpu in fp32" in seen.getvalue()
+    assert "finished after 3 steps; best mean" in seen.getvalue()
+    assert ("3/3" in seen.getvalue()) == terminal
 
 
 def command(tiny_data: Path, overrides: list[str], run: Path) -> list[str]:
