@@ -91,7 +91,7 @@ def write_config(folder: Path, config: dict) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def load_by_order(trunk, state: dict) -> None:  # noqa: ANN001 - a torch module; torch is imported late
+def load_by_order(trunk, state: dict) -> None:
     """Load a state dict whose names differ but whose tensors come in the same order; the classifier is left out."""
     own = trunk.state_dict()
     given = list(state.values())[: len(own)]

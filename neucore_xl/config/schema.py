@@ -154,7 +154,10 @@ class TrainSettings(Section):
     clip_norm: NonNegativeFloat = Field(1.0, description="Gradient norm bound; 0 does not clip.")
     compile: bool = Field(False, description="Compile the model with `torch.compile`.")
     cache_features: bool = Field(True, description="Compute frozen towers once and keep their features on disk.")
-    cache_dir: Path | None = Field(None, description="Feature cache; null: `~/.cache/neucore-xl/features`.")
+    cache_dir: Path | None = Field(
+        None,
+        description="Folder of what is computed once, from pictures and from sentences; null: `~/.cache/neucore-xl`.",
+    )
     log_every: PositiveInt = Field(10, description="Steps between lines of log.jsonl.")
     validate_every: NonNegativeInt = Field(500, description="Steps between validations; 0 validates at the end only.")
     checkpoint_every: PositiveInt = Field(500, description="Steps between checkpoints for resuming.")

@@ -16,10 +16,10 @@ CONTEXT_LENGTH = 48  # tokens: the longest description has fewer
 
 
 def model_config(image_size: int) -> dict[str, object]:
-    """An open_clip model of 7.5 M parameters, nearly all of them word embeddings: four-layer image tower, two-layer text."""
+    """An open_clip model of 7.6 M parameters, most of them word embeddings: four image layers, two text layers."""
     return {
         "embed_dim": 128,
-        "vision_cfg": {"image_size": image_size, "patch_size": 12, "width": 128, "layers": 4, "head_width": 32},
+        "vision_cfg": {"image_size": image_size, "patch_size": 16, "width": 128, "layers": 4, "head_width": 32},
         "text_cfg": {"context_length": CONTEXT_LENGTH, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 2},
     }
 

@@ -25,9 +25,9 @@ from neucore_xl.runs.files import write_json
 from neucore_xl.runs.load import load_run
 from neucore_xl.training.run import train
 
-IMAGES = {"train": 6000, "val": 1200, "test": 60}
+IMAGES = {"train": 4000, "val": 1200, "test": 60}
 IMAGE_SIZE = 96
-CLIP_EPOCHS = 10
+CLIP_EPOCHS = 6
 SEED = 0
 SYSTEM = "neucore-xl"
 FLOORS = ("concat", "text-only", "image-only")
@@ -53,7 +53,15 @@ def run_demo(out: Path, console: Console | None = None) -> dict[str, Any]:
 
     data = out / "data"
     stage(f"1/5 generated data: {IMAGES['train']} training and {IMAGES['val']} validation pictures")
-    generate(data, layout="cirr", **IMAGES, seed=SEED, size=IMAGE_SIZE)
+    generate(
+        data,
+        layout="cirr",
+        train=IMAGES["train"],
+        val=IMAGES["val"],
+        test=IMAGES["test"],
+        seed=SEED,
+        size=IMAGE_SIZE,
+    )
     stage("2/5 a small CLIP, trained by open_clip on the training pictures and their descriptions")
     config, weights = train_clip(
         out / "clip",

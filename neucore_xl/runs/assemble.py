@@ -17,6 +17,7 @@ from neucore_xl.models.backbone import Backbone, build_backbone
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.registry import build_composer
 from neucore_xl.models.towers import parameters_hash
+from neucore_xl.runs.cache import cache_root
 from neucore_xl.runs.checkpoints import Identity
 from neucore_xl.runs.collate import Collator
 from neucore_xl.runs.inputs import make_inputs
@@ -41,7 +42,7 @@ class Assembled:
 
     def facts(self, splits: Sequence[Split]) -> SentenceFacts:
         """Planned edits and concepts of the sentences of ``splits``."""
-        return sentence_facts(self.settings, self.tagger, splits)
+        return sentence_facts(self.settings, self.tagger, splits, cache_root(self.settings.train))
 
     def inputs_for(
         self, splits: Sequence[Split], facts: SentenceFacts | None = None, *, without_gallery: Collection[str] = ()
@@ -67,7 +68,7 @@ def assemble(settings: Settings, vocabulary: Vocabulary | None = None) -> Assemb
     Initial weights are a function of ``train.seed`` (and of the pretrained file); torch's own random state is left
     as it was. Raises ``UserError`` for an unknown backbone, row or data folder.
     """
-    tagger = ConceptTagger(settings.language)
+    tagger = ConceptTagger(settings.language, cache_root(settings.train))
     if vocabulary is None:
         vocabulary = build_vocabulary(settings, tagger)
     with torch.random.fork_rng():

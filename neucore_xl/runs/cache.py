@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from neucore_xl.config.schema import TrainSettings
 from neucore_xl.data.batches import ImageFeatures, TextFeatures
 from neucore_xl.errors import UserError
 from neucore_xl.runs import files
@@ -36,9 +37,9 @@ FORMAT = 1
 SHARD_BYTES = 1 << 29  # a killed first pass loses at most this much work
 
 
-def default_cache_dir() -> Path:
-    """Where features lie unless ``train.cache_dir`` says otherwise."""
-    return Path.home() / ".cache" / "neucore-xl" / "features"
+def cache_root(settings: TrainSettings) -> Path:
+    """Where features and what spaCy says of sentences are kept: ``train.cache_dir``, else a folder of the user."""
+    return settings.cache_dir or Path.home() / ".cache" / "neucore-xl"
 
 
 def image_key(path: Path) -> str:

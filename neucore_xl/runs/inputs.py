@@ -14,7 +14,7 @@ from neucore_xl.data.batches import ImageFeatures, ImageInput, Inputs, TextFeatu
 from neucore_xl.data.triplets import Split
 from neucore_xl.errors import UserError
 from neucore_xl.models.backbone import Backbone
-from neucore_xl.runs.cache import FeatureCache, default_cache_dir, image_key
+from neucore_xl.runs.cache import FeatureCache, cache_root, image_key
 from neucore_xl.runs.progress import track
 
 
@@ -128,7 +128,7 @@ def make_inputs(
     if not settings.train.cache_features or not (cache_images or cache_texts):
         return pixels
     cache = FeatureCache(
-        settings.train.cache_dir or default_cache_dir(),
+        cache_root(settings.train) / "features",
         image_tower=backbone.fingerprint("image") if cache_images else "",
         transform=transform.fingerprint(),
         text_tower=backbone.fingerprint("text") if cache_texts else "",

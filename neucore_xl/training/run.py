@@ -66,7 +66,7 @@ def train(settings: Settings, run_dir: Path, *, console: Console | None = None) 
             if state.best_step == state.step:  # a kill may have come between the checkpoint and this mark
                 checkpoints.mark_best(folder.checkpoints, state.step, found.metrics)
         facts = assembled.facts([train_split, val_split])
-        inputs = assembled.inputs_for([train_split, val_split], facts)
+        inputs = assembled.inputs_for([train_split, val_split], facts, without_gallery=[settings.data.train_split])
         engine.composer.to(device)  # computing features may have moved the towers
         val_collator = assembled.collator(inputs, facts, val_split)
 
