@@ -33,14 +33,14 @@ demo: setup  ## generated data, NEUCORE-XL and the floor rows, a table and a pag
 
 test: test-fast test-slow  ## all tests, fast ones first
 
-test-fast: setup
-	$(PYTEST) -m "not slow"
+test-fast: setup  # COVERAGE=1 measures and bounds the coverage of the package
+	$(PYTEST) -m "not slow" $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
 test-slow: setup
 	$(PYTEST) -m slow
 
 check: lint  ## what a change must pass: style, types, import direction, fast tests with coverage
-	$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered
+	$(MAKE) test-fast COVERAGE=1
 
 lint: setup
 	$(BIN)/ruff check .
