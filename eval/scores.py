@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, one_sentence
 
 if TYPE_CHECKING:  # torch is imported when a run is really opened, so that --help answers at once
     import numpy as np
@@ -41,9 +41,11 @@ def guarded(main: Callable[[Sequence[str] | None], None], arguments: Sequence[st
     """Run a script's ``main``; what the user can mend is one sentence on standard error and exit code 2."""
     try:
         main(arguments)
-    except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    except (UserError, OSError) as error:
+        if (said := one_sentence(error)) is None:
+            raise
+        print(f"{Path(sys.argv[0]).name}: {said[0]}", file=sys.stderr)
+        sys.exit(said[1])
 
 
 @dataclass(frozen=True)
@@ -74,16 +76,7 @@ class Opened:
 
     def protocol(self) -> dict[str, Any]:
         """How pictures became pixels: part of every protocol."""
-        transform = self.run.assembled.backbone.transform(self.settings.data.target_pad)
-        return {
-            "preprocessing": {
-                "size": transform.size,
-                "target_pad": transform.target_pad,
-                "resize": "bicubic",
-                "mean": list(transform.mean),
-                "std": list(transform.std),
-            }
-        }
+        return {"preprocessing": self.run.preprocessing}
 
     def environment(self) -> dict[str, Any]:
         """Which weights were evaluated, by which code, on which annotations."""

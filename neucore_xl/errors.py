@@ -1,5 +1,8 @@
 """The exception that means "the user can mend this": the command line prints it as one sentence, without a trace."""
 
+import errno
+import os
+
 
 class UserError(Exception):
     """Wrong input, found before the work starts.
@@ -9,3 +12,20 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+
+# Where the machine or a path and not the program is to blame.
+_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+
+
+def one_sentence(error: UserError | OSError) -> tuple[str, int] | None:
+    """What a command prints and its exit code, or None for a fault of the program, which keeps its trace.
+
+    A `UserError` speaks for itself; a full disk or a folder that refuses writing gets a sentence and exit code 1.
+    """
+    if isinstance(error, UserError):
+        return str(error), error.exit_code
+    if error.errno not in _MACHINE:
+        return None
+    where = f": {error.filename}" if error.filename else ""
+    return f"{os.strerror(error.errno)}{where}; free space or choose another folder, nothing finished is lost.", 1

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, one_sentence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,9 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from neucore_xl.training.run import train
 
         train(settings, options.run, console=Console())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    except (UserError, OSError) as error:
+        if (said := one_sentence(error)) is None:
+            raise
+        print(f"error: {said[0]}", file=sys.stderr)
+        return said[1]
     except KeyboardInterrupt:
         print(f"interrupted: the same command goes on from the last checkpoint in {options.run}", file=sys.stderr)
         return 130

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +9,7 @@ import typer
 
 from neucore_xl import __version__
 from neucore_xl.cli import config, data, demo, prepare, submission, train
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, one_sentence
 
 app = typer.Typer(
     name="neucore-xl",
@@ -44,9 +42,6 @@ app.add_typer(data.app, name="data")
 app.add_typer(prepare.app, name="prepare")
 app.add_typer(submission.app, name="submission")
 
-# Where the machine or a path and not the program is to blame: one sentence, no trace.
-_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``arguments`` (default: the process's own) and exit: 0 done, 1 done with a bad answer, 2 wrong call or input.
@@ -55,16 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         app(args=None if arguments is None else list(arguments), prog_name="neucore-xl")
-    except UserError as error:
-        _say(str(error))
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno not in _MACHINE:
+    except (UserError, OSError) as error:
+        if (said := one_sentence(error)) is None:
             raise
-        where = f": {error.filename}" if error.filename else ""
-        _say(f"{os.strerror(error.errno)}{where}; free space or choose another folder, nothing finished is lost.")
-        sys.exit(1)
-
-
-def _say(sentence: str) -> None:
-    print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {said[0]}", file=sys.stderr)
+        sys.exit(said[1])

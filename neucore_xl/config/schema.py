@@ -74,11 +74,13 @@ class BackboneSettings(Section):
 
     name: str = Field(
         "ViT-B-16-quickgelu",
-        description="open_clip model name, or `hf-hub:ORG/MODEL`, or the name of `backbone.config`.",
+        description="open_clip model name; or `local-dir:DIR` or `hf-hub:ORG/MODEL`, whose own weights are loaded.",
     )
     config: Path | None = Field(None, description="open_clip model JSON of one's own; its stem becomes the name.")
     pretrained: str | None = Field(
-        "openai", description="open_clip tag, a `.pt`/`.safetensors` file, `local-dir:DIR`, or null for random weights."
+        "openai",
+        description="open_clip tag, a `.pt`/`.safetensors` file, `local-dir:DIR`, or null: random weights, "
+        "or those that `backbone.name` brings.",
     )
     freeze: Literal["all", "none"] | FreezeBlocks = Field(
         "all", description="`all`, `none`, or the number of frozen blocks per tower: `{image: n, text: n}`."
@@ -156,7 +158,8 @@ class TrainSettings(Section):
     cache_features: bool = Field(True, description="Compute frozen towers once and keep their features on disk.")
     cache_dir: Path | None = Field(
         None,
-        description="Folder of what is computed once, from pictures and from sentences; null: `~/.cache/neucore-xl`.",
+        description="Folder of what is computed once, from pictures and from sentences; null: `neucore-xl` in the "
+        "user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`).",
     )
     log_every: PositiveInt = Field(10, description="Steps between lines of log.jsonl.")
     validate_every: NonNegativeInt = Field(500, description="Steps between validations; 0 validates at the end only.")

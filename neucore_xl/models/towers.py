@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.factory import get_model_config
+from open_clip.pretrained import get_pretrained_cfg
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -46,8 +48,9 @@ class Opened:
 def open_model(settings: BackboneSettings) -> Opened:
     """The open_clip model that ``settings`` names, in fp32 on the CPU.
 
-    Raises ``UserError`` for an unknown name (with the nearest known one), an unreadable config, weights that are
-    missing, unreadable or of another model.
+    A ``local-dir:`` folder or ``hf-hub:`` model brings its own weights; ``pretrained`` is then null, or a file that
+    takes their place. Raises ``UserError`` for an unknown name (with the nearest known one), an unreadable config,
+    weights that are missing, unreadable, of another model or of another activation.
     """
     preprocess: dict[str, Any] = {}
     if settings.config is not None:
@@ -116,14 +119,20 @@ def _create(
         "force_preprocess_cfg": preprocess,
         "pretrained_text": False,
     }
+    if ":" in name and pretrained in (None, name):  # a folder or hub model holds weights of its own
+        return _guarded(name, name, require_pretrained=True, force_image_size=size, **common)
     if pretrained is None:
-        return _guarded(name, pretrained, load_weights=False, force_image_size=size, **common)
-    if ":" in name:
-        return _guarded(name, pretrained, require_pretrained=True, force_image_size=size, **common)
+        return _guarded(name, None, load_weights=False, force_image_size=size, **common)
     if pretrained in open_clip.list_pretrained_tags_by_model(name):
+        _check_activation(name, pretrained, architecture)
         return _guarded(name, pretrained, force_image_size=size, **common)
     path = Path(pretrained).expanduser()
     if not path.is_file():
+        if ":" in name:
+            raise UserError(
+                f"backbone.pretrained: {name} brings its own weights and {pretrained!r} is no file; "
+                "set backbone.pretrained=null."
+            )
         tags = open_clip.list_pretrained_tags_by_model(name)
         if path.suffix in WEIGHT_FILES or "/" in pretrained or not tags:
             raise UserError(f"backbone.pretrained: no weights at {path}; give a file, `{LOCAL_DIR}DIR`, a tag or null.")
@@ -148,13 +157,26 @@ def _create(
     raise UserError(f"backbone.pretrained: {path} holds the weights of another model than {name}.") from last
 
 
+def _check_activation(name: str, tag: str, architecture: dict[str, Any]) -> None:
+    """Refuse weights trained with QuickGELU in a model of plain GELU, which open_clip runs after a warning.
+
+    The other way round (one model of open_clip's list) the JSON is right and its list says nothing, so it passes.
+    """
+    trained_with = (get_pretrained_cfg(name, tag) or {}).get("quick_gelu", False)
+    if trained_with and not architecture.get("quick_gelu", False):
+        raise UserError(
+            f"backbone.pretrained: the weights {tag!r} of {name} were trained with QuickGELU, which {name} does not "
+            f"compute; set backbone.name={name}-quickgelu."
+        )
+
+
 def _guarded(name: str, pretrained: str | None, **options: Any) -> nn.Module:
     tag = None if ":" in name else pretrained
     try:
         with _random_weights_are_meant(pretrained is None):
             return open_clip.create_model(name, pretrained=tag, **options)
     except Exception as error:
-        weights = f" with weights {pretrained!r}" if pretrained else ""
+        weights = f" with weights {pretrained!r}" if pretrained not in (None, name) else ""
         raise UserError(f"Backbone {name!r}{weights} cannot be built: {_first_line(error)}.") from error
 
 
@@ -178,11 +200,17 @@ def _tokenizer(name: str, architecture: dict[str, Any], own_config: bool) -> Cal
         # open_clip would download a SigLIP tokenizer for any name that contains "siglip"
         if text.get("hf_model_name") and Path(text["hf_model_name"]).is_dir():
             return _hf_tokenizer(text)
-        return open_clip.SimpleTokenizer(context_length=text.get("context_length", 77))
+        return _bpe_tokenizer(text.get("context_length", 77))
     try:
         return open_clip.get_tokenizer(name)
     except Exception as error:
         raise UserError(f"The tokenizer of backbone {name!r} cannot be loaded: {_first_line(error)}.") from error
+
+
+@functools.lru_cache(maxsize=4)
+def _bpe_tokenizer(context_length: int) -> open_clip.SimpleTokenizer:
+    """CLIP's own tokenizer; reading its 49,000 merges costs more than building a small model."""
+    return open_clip.SimpleTokenizer(context_length=context_length)
 
 
 def _hf_tokenizer(text: dict[str, Any]) -> Callable[[list[str]], Tensor]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,8 +39,8 @@ SHARD_BYTES = 1 << 29  # a killed first pass loses at most this much work
 
 
 def cache_root(settings: TrainSettings) -> Path:
-    """Where features and what spaCy says of sentences are kept: ``train.cache_dir``, else a folder of the user."""
-    return settings.cache_dir or Path.home() / ".cache" / "neucore-xl"
+    """Where features and what spaCy says of sentences are kept: ``train.cache_dir``, else the user's cache folder."""
+    return settings.cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neucore-xl"
 
 
 def image_key(path: Path) -> str:

@@ -42,6 +42,8 @@ def translated(error: OSError, doing: str, where: Path) -> Exception:
         return UserError(f"no permission for {doing} under {where}: choose a folder that you may write to.")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return UserError(f"{where} is a file or lies below one, so {doing} is impossible: choose another folder.")
+    if error.errno == errno.ENOENT:
+        return UserError(f"{where} cannot be made or has vanished, so {doing} is impossible: choose another folder.")
     return error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.batches import Inputs
@@ -35,6 +36,18 @@ class Run:
     def facts(self, splits: Sequence[Split]) -> SentenceFacts:
         """Planned edits and concepts of the sentences of ``splits``."""
         return self.assembled.facts(splits)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How pictures become pixels, a part of every protocol: side in pixels, padding, normalisation."""
+        transform = self.assembled.backbone.transform(self.settings.data.target_pad)
+        return {
+            "size": transform.size,
+            "target_pad": transform.target_pad,
+            "resize": "bicubic",
+            "mean": list(transform.mean),
+            "std": list(transform.std),
+        }
 
     def inputs_for(self, splits: Sequence[Split], facts: SentenceFacts | None = None) -> Inputs:
         """Inputs over ``splits``, from the feature cache where the run's towers are frozen."""
