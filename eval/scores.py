@@ -58,21 +58,12 @@ class Opened:
 
     def chunks(self, split: Split) -> dict[str, Iterator[tuple[int, np.ndarray]]]:
         """Category (``""`` on CIRR) → scores of its triplets against its gallery, encoded when asked for."""
+        from neucore_xl.runs.encode import score_split
+
         facts = self.run.facts([split])
         inputs = self.run.inputs_for([split], facts)
         collator = self.run.collator(inputs, facts, split)
-        return {category: self._scores(split, category, inputs, collator) for category in split.galleries}
-
-    def _scores(self, split: Split, category: str, inputs: Any, collator: Any) -> Iterator[tuple[int, np.ndarray]]:
-        from neucore_xl.runs.encode import encode_gallery, encode_queries, score_chunks
-
-        triplets = [t for t in split.triplets if (t.category or "") == category]
-        if not triplets:
-            return
-        composer, options = self.run.composer, self.settings.evaluation
-        targets = encode_gallery(composer, inputs, split.galleries[category].names, options.batch_size, self.device)
-        queries = encode_queries(composer, collator, triplets, options.batch_size, self.device)
-        yield from score_chunks(composer, queries, targets, options.chunk, self.device)
+        return score_split(self.run.composer, inputs, collator, split, self.settings.evaluation, self.device)
 
     def protocol(self) -> dict[str, Any]:
         """How pictures became pixels: part of every protocol."""

@@ -18,14 +18,17 @@ EmptyText = Literal["refuse", "keep"]
 
 
 def captions_path(root: Path, split: str) -> Path:
+    """Where the sentences of a split lie."""
     return root / "captions" / f"cap.rc2.{split}.json"
 
 
 def extended_path(root: Path, split: str) -> Path:
+    """Where the auxiliary annotations of a split lie."""
     return root / "captions_ext" / f"cap.ext.rc2.{split}.json"
 
 
 def image_map_path(root: Path, split: str) -> Path:
+    """Where a split's map from image name to file lies."""
     return root / "image_splits" / f"split.rc2.{split}.json"
 
 

@@ -26,10 +26,12 @@ EmptyText = Literal["refuse", "keep"]
 
 
 def captions_path(root: Path, category: str, split: str) -> Path:
+    """Where the sentences of a category's split lie."""
     return root / "captions" / f"cap.{category}.{split}.json"
 
 
 def image_list_path(root: Path, category: str, split: str) -> Path:
+    """Where the list of a category's gallery images lies."""
     return root / "image_splits" / f"split.{category}.{split}.json"
 
 

@@ -20,7 +20,7 @@ from neucore_xl.evaluation import cirr
 from neucore_xl.evaluation.report import SystemRow, evenly, rows_from_scores, write_page
 from neucore_xl.evaluation.result import Result
 from neucore_xl.evaluation.significance import Interval, paired_bootstrap
-from neucore_xl.runs.encode import encode_gallery, encode_queries, score_chunks
+from neucore_xl.runs.encode import score_split
 from neucore_xl.runs.files import write_json
 from neucore_xl.runs.load import load_run
 from neucore_xl.training.run import train
@@ -105,10 +105,7 @@ def _evaluate(run_folder: Path, settings: Settings, split: Split) -> Evaluated:
     facts = run.facts([split])
     inputs = run.inputs_for([split], facts)
     collator = run.collator(inputs, facts, split)
-    options = settings.evaluation
-    targets = encode_gallery(run.composer, inputs, split.galleries[""].names, options.batch_size, "cpu")
-    queries = encode_queries(run.composer, collator, split.triplets, options.batch_size, "cpu")
-    chunks = list(score_chunks(run.composer, queries, targets, options.chunk))
+    chunks = list(score_split(run.composer, inputs, collator, split, settings.evaluation, "cpu")[""])
     result = cirr.evaluate(split, chunks).with_context(protocol={"preprocessing": run.preprocessing})
     return Evaluated(settings, result, np.concatenate([scores for _, scores in chunks]))
 

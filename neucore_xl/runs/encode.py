@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from neucore_xl.config.schema import EvaluationSettings
 from neucore_xl.data.batches import Inputs, move
-from neucore_xl.data.triplets import Triplet
+from neucore_xl.data.triplets import Split, Triplet
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.features import FeatureSet, QueryFeatures, TargetFeatures
 from neucore_xl.runs.collate import Collator
@@ -62,6 +63,27 @@ def encode_queries(
                 parts.append(_kept(composer("compose", *query)))
             advance(len(chunk))
     return FeatureSet.cat(parts)
+
+
+def score_split(
+    composer: Composer,
+    inputs: Inputs,
+    collator: Collator,
+    split: Split,
+    options: EvaluationSettings,
+    device: torch.device | str,
+) -> dict[str, Iterator[tuple[int, np.ndarray]]]:
+    """Gallery key (``""`` on CIRR, the category on Fashion-IQ) → scores of its triplets, in chunks as ``score_chunks``
+    gives them. A gallery is encoded when its scores are first asked for; one without triplets has none."""
+
+    def scores(key: str) -> Iterator[tuple[int, np.ndarray]]:
+        triplets = [t for t in split.triplets if (t.category or "") == key]
+        if triplets:
+            targets = encode_gallery(composer, inputs, split.galleries[key].names, options.batch_size, device)
+            queries = encode_queries(composer, collator, triplets, options.batch_size, device)
+            yield from score_chunks(composer, queries, targets, options.chunk, device)
+
+    return {key: scores(key) for key in split.galleries}
 
 
 @torch.no_grad()

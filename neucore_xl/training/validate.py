@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-import numpy as np
 import torch
 
 from neucore_xl.config.schema import Settings
@@ -15,7 +14,7 @@ from neucore_xl.evaluation import cirr, fashion_iq
 from neucore_xl.evaluation.result import Result
 from neucore_xl.models.composer import Composer
 from neucore_xl.runs.collate import Collator
-from neucore_xl.runs.encode import encode_gallery, encode_queries, score_chunks
+from neucore_xl.runs.encode import score_split
 from neucore_xl.training.loop import Validation
 from neucore_xl.training.randomness import kept_random_state
 
@@ -39,17 +38,8 @@ def evaluate_split(
 ) -> Result:
     """Metrics of ``split`` in percent, computed in fp32: CIRR with hard labels, Fashion-IQ over the full galleries
     with the reference kept and macro averages. ``composer`` is on ``device``; the random state is left as it was."""
-    options = settings.evaluation
     with kept_random_state(settings.train.seed):
-        chunks: dict[str, Iterable[tuple[int, np.ndarray]]] = {}
-        for category, gallery in split.galleries.items():
-            triplets = [t for t in split.triplets if (t.category or "") == category]
-            if not triplets:
-                chunks[category] = ()
-                continue
-            targets = encode_gallery(composer, inputs, gallery.names, options.batch_size, device)
-            queries = encode_queries(composer, collator, triplets, options.batch_size, device)
-            chunks[category] = score_chunks(composer, queries, targets, options.chunk, device)
+        chunks = score_split(composer, inputs, collator, split, settings.evaluation, device)
         if split.dataset == "cirr":
             return cirr.evaluate(split, chunks[""], labels="hard")
         return fashion_iq.evaluate(split, chunks, captions=settings.data.captions)

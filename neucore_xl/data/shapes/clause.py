@@ -44,4 +44,5 @@ def a(words: str, name: Name) -> str:
 
 
 def is_are(count: object) -> str:
+    """The verb that agrees with a number."""
     return "is" if count == 1 else "are"
