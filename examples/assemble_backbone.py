@@ -5,7 +5,7 @@
 The image tower keeps its pooled features as they are (their width becomes the joint width); the sentence encoder's
 mean-pooled feature is carried into that width by a fixed matrix with orthonormal columns, which keeps every inner
 product between sentences. The two are not aligned: heads trained on the frozen towers learn what the words mean for
-the pictures. Use the result as ``backbone.name=local-dir:OUT``.
+the pictures. Use the result as ``backbone.name=local-dir:OUT backbone.pretrained=null``.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def assemble(
     text_cfg["hf_model_pretrained"] = False
     write_config(temporary, config)
     temporary.rename(out)
-    typer.echo(f"{out}: {timm} ({width} wide, {image_size} px) + {text_dir.name}; use backbone.name=local-dir:{out}")
+    typer.echo(f"{out}: {timm} ({width} wide, {image_size} px) + {text_dir.name}")
+    typer.echo(f"use it with: backbone.name=local-dir:{out} backbone.pretrained=null")
 
 
 def write_config(folder: Path, config: dict) -> None:
@@ -95,6 +96,8 @@ def load_by_order(trunk, state: dict) -> None:
     """Load a state dict whose names differ but whose tensors come in the same order; the classifier is left out."""
     own = trunk.state_dict()
     given = list(state.values())[: len(own)]
+    if len(given) < len(own):
+        raise typer.BadParameter(f"the image weights are of another architecture: {len(given)} tensors, not {len(own)}")
     wrong = [n for (n, t), g in zip(own.items(), given, strict=True) if t.shape != g.shape]
     if wrong:
         raise typer.BadParameter(f"the image weights are of another architecture: {wrong[0]} differs in shape")

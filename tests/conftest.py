@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,32 @@ def shared() -> Path:
     if not (path / "data").is_dir():
         pytest.skip(f"no real annotations at {path} (set NEUCORE_SHARED to the folder that holds data/cirr)")
     return path / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_test_touches_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Settings without ``train.cache_dir`` compute into a folder of the session, in child processes too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user-cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence encoder as transformers writes it: three random layers, 28 wide, thirteen words."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog", "make", "it", "two", "more", "cats"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    BertModel(
+        BertConfig(
+            vocab_size=len(words), hidden_size=28, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=12,
+        ),
+        add_pooling_layer=False,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder

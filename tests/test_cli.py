@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+import neucore_xl.train as train_module
 from neucore_xl.cli import app, main
 from neucore_xl.cli.output import write_json
 from neucore_xl.config.load import dump_yaml, load_settings, recipe_names
@@ -137,22 +139,29 @@ def test_a_wrong_call_exits_with_2_and_no_trace(arguments: list[str], capsys: py
     assert printed.err
 
 
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("neucore_xl.config.load.load_settings", fail)
+
+
 def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device", "runs/a/log.jsonl")
-
-    monkeypatch.setattr("neucore_xl.config.load.load_settings", full)
+    failing(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "runs/a/log.jsonl"))
     assert run("config", "show", "demo") == 1
-    assert capsys.readouterr().err.startswith("error: No space left on device: runs/a/log.jsonl;")
+    from_the_command = capsys.readouterr().err
+    assert from_the_command.startswith("error: No space left on device: runs/a/log.jsonl;")
+    assert train_module.main(["demo", "--run", "runs/a"]) == 1
+    assert capsys.readouterr().err == from_the_command
 
 
-def test_a_fault_of_the_program_keeps_its_trace(monkeypatch: pytest.MonkeyPatch):
-    def fault(*_: object, **__: object) -> None:
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr("neucore_xl.config.load.load_settings", fault)
-    with pytest.raises(RuntimeError, match="a bug"):
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), FileNotFoundError(errno.ENOENT, "a bug", "file")])
+def test_a_fault_of_the_program_keeps_its_trace(error: Exception, monkeypatch: pytest.MonkeyPatch):
+    failing(monkeypatch, error)
+    with pytest.raises(type(error), match="a bug"):
         main(["config", "show", "demo"])
+    with pytest.raises(type(error), match="a bug"):
+        train_module.main(["demo", "--run", "runs/a"])
 
 
 def test_a_json_report_replaces_a_report_of_its_kind_and_nothing_else(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,10 +72,10 @@ MakeBackbone = Callable[..., Backbone]
 
 
 @pytest.fixture(scope="session")
-def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def configs(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> dict[str, Path]:
     """Paths of the tiny open_clip configs, the one with a local Hugging Face tower among them."""
     folder = tmp_path_factory.mktemp("configs")
-    _write_bert(folder / "bert")
+    shutil.copytree(bert_folder, folder / "bert")
     hf = {
         "embed_dim": 20,
         "vision_cfg": CONFIGS["native-vit"]["vision_cfg"],
@@ -86,23 +87,6 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         paths[name] = folder / f"{name}.json"
         paths[name].write_text(json.dumps(config))
     return paths
-
-
-def _write_bert(folder: Path) -> None:
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder.mkdir()
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog", "make", "it", "two", "more", "cats"]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(0)
-    BertModel(
-        BertConfig(
-            vocab_size=len(words), hidden_size=28, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
-            max_position_embeddings=12,
-        ),
-        add_pooling_layer=False,
-    ).save_pretrained(folder)  # fmt: skip
 
 
 @pytest.fixture

@@ -209,3 +209,12 @@ def test_git_revision_of_the_checkout() -> None:
         pytest.skip("the package is not in a checkout")
     assert len(found["revision"]) == 40
     assert isinstance(found["dirty"], bool)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc on this system")
+def test_a_folder_that_cannot_be_made_is_one_sentence(settings: Settings) -> None:
+    with (
+        pytest.raises(UserError, match=r"^/proc/runs/a cannot be made .*: choose another folder\.$"),
+        RunFolder("/proc/runs/a").claim(settings),
+    ):
+        pass
