@@ -24,7 +24,9 @@ def model_config(image_size: int) -> dict[str, object]:
     }
 
 
-def train_clip(out: Path, descriptions: Path, *, image_size: int, epochs: int, seed: int) -> tuple[Path, Path]:
+def train_clip(
+    out: Path, descriptions: Path, *, image_size: int, epochs: int, batch_size: int, seed: int
+) -> tuple[Path, Path]:
     """Train in ``out`` and return (model JSON, weights); a finished training is only returned.
 
     ``descriptions``: CSV with ``filepath,title``, paths relative to its folder. Runs ``python -m open_clip_train.main``
@@ -46,7 +48,7 @@ def train_clip(out: Path, descriptions: Path, *, image_size: int, epochs: int, s
         "csv-separator": ",",
         "csv-img-key": "filepath",
         "csv-caption-key": "title",
-        "batch-size": "128",
+        "batch-size": str(batch_size),
         "epochs": str(epochs),
         "lr": "1e-3",
         "wd": "0.1",

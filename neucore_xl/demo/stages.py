@@ -25,14 +25,27 @@ from neucore_xl.runs.files import write_json
 from neucore_xl.runs.load import load_run
 from neucore_xl.training.run import train
 
-IMAGES = {"train": 4000, "val": 1200, "test": 60}
 IMAGE_SIZE = 96
-CLIP_EPOCHS = 6
 SEED = 0
 SYSTEM = "neucore-xl"
 # `residual` is the simplest head on the pretrained space; the other three are the floor of every results table.
 FLOORS = ("residual", "concat", "text-only", "image-only")
 SHOWN = 24  # queries on the page
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the demo does: pictures of each split, training of the small CLIP, more settings of every row."""
+
+    train: int = 4000
+    val: int = 1200
+    test: int = 60
+    clip_epochs: int = 6
+    clip_batch: int = 128
+    overrides: tuple[str, ...] = ()
+
+
+FULL = Size()
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class Evaluated:
     scores: Any
 
 
-def run_demo(out: Path, console: Console | None = None) -> dict[str, Any]:
+def run_demo(out: Path, console: Console | None = None, size: Size = FULL) -> dict[str, Any]:
     """All stages; returns what ``out/metrics.json`` holds."""
     console = console or Console()
     begin = time.monotonic()
@@ -53,13 +66,13 @@ def run_demo(out: Path, console: Console | None = None) -> dict[str, Any]:
         console.print(f"[bold]{text}[/bold] [dim]({time.monotonic() - begin:.0f} s)[/dim]", highlight=False)
 
     data = out / "data"
-    stage(f"1/5 generated data: {IMAGES['train']} training and {IMAGES['val']} validation pictures")
+    stage(f"1/5 generated data: {size.train} training and {size.val} validation pictures")
     generate(
         data,
         layout="cirr",
-        train=IMAGES["train"],
-        val=IMAGES["val"],
-        test=IMAGES["test"],
+        train=size.train,
+        val=size.val,
+        test=size.test,
         seed=SEED,
         size=IMAGE_SIZE,
     )
@@ -68,7 +81,8 @@ def run_demo(out: Path, console: Console | None = None) -> dict[str, Any]:
         out / "clip",
         data / "descriptions" / "descriptions.train.csv",
         image_size=IMAGE_SIZE,
-        epochs=CLIP_EPOCHS,
+        epochs=size.clip_epochs,
+        batch_size=size.clip_batch,
         seed=SEED,
     )
     paths = [
@@ -82,7 +96,7 @@ def run_demo(out: Path, console: Console | None = None) -> dict[str, Any]:
     rows: dict[str, Evaluated] = {}
     for row in (SYSTEM, *FLOORS):
         stage(f"3/5 training {row}")
-        settings = load_settings("demo", [*paths, f"model.name={row}"])
+        settings = load_settings("demo", [*paths, f"model.name={row}", *size.overrides])
         train(settings, out / row, console=console)
         rows[row] = _evaluate(out / row, settings, split)
     stage("4/5 evaluation by the CIRR protocol, last checkpoint of every row")
