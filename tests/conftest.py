@@ -7,6 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No example is judged by the clock: a machine at work on something else is no fault of the code.
+settings.register_profile(
+    "house",
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),  # a change is not refused for a fault that an example found elsewhere
+)
+settings.load_profile("house")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
