@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -109,7 +108,7 @@ def test_a_crash_while_saving_keeps_the_old_checkpoint(tmp_path: Path, monkeypat
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for where, name in ((safetensors.torch, "save_file"), (torch, "save"), (os, "replace"), (Path, "replace")):
+    for where, name in ((safetensors.torch, "save_file"), (torch, "save"), (Path, "replace")):
         with monkeypatch.context() as patch:
             patch.setattr(where, name, crash)
             with pytest.raises(KeyboardInterrupt):
