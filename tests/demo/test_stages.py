@@ -85,12 +85,18 @@ def test_the_table_fits_80_columns_and_says_whom_the_system_does_not_beat(evalua
     assert f"{SYSTEM} is ahead of every floor row" in printed(content)
 
 
-def test_a_clip_that_cannot_be_trained_is_one_sentence_and_leaves_no_weights(tmp_path: Path) -> None:
-    (tmp_path / "descriptions.csv").write_text("filepath,title\n")
+def test_a_clip_that_cannot_be_trained_is_one_sentence_and_leaves_no_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"  # in place of seconds of imports
+    python.write_text('#!/bin/sh\necho "no trainer for $4 $6"\nexit 1\n')
+    python.chmod(0o755)
+    monkeypatch.setattr("neucore_xl.demo.clip.sys.executable", str(python))
+    clip = tmp_path / "clip"
     with pytest.raises(UserError, match=r"could not be trained: see the end of .*train\.log\.$"):
-        train_clip(tmp_path / "clip", tmp_path / "none.csv", image_size=32, epochs=1, batch_size=2, seed=0)
-    assert (tmp_path / "clip" / "train.log").stat().st_size > 0
-    assert not (tmp_path / "clip" / "demo-clip.pt").exists()
+        train_clip(clip, tmp_path / "few.csv", image_size=32, epochs=1, batch_size=2, seed=0)
+    assert (clip / "train.log").read_text() == f"no trainer for local-dir:{clip / 'model'} few.csv\n"
+    assert not (clip / "demo-clip.pt").exists()
 
 
 TOY = Size(
