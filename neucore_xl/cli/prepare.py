@@ -9,12 +9,12 @@ import typer
 
 from neucore_xl.errors import UserError
 
-app = typer.Typer(help="Make fusion sequences, once and offline.", no_args_is_help=True)
+app = typer.Typer(help="Make fusion sequences and concept lists, once and offline.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Make fusion sequences, once and offline."""
+    """Make fusion sequences and concept lists, once and offline."""
 
 
 @app.command()
@@ -59,3 +59,23 @@ def sequences(
     elif root is not None:
         prepared = preparing.prepare_sequences(root, planner=planner, splits=split or None, out=out, force=force)
         preparing.print_prepared(prepared, console)
+
+
+@app.command()
+def concepts(
+    root: Annotated[Path, typer.Argument(help="Folder of CIRR or Fashion-IQ annotations.")],
+    split: Annotated[str, typer.Option(help="Split whose zero-shot concepts are listed.")] = "val",
+    known: Annotated[str, typer.Option(help="Split whose concepts make the vocabulary.")] = "train",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the lists here.")] = None,
+) -> None:
+    """List the concepts that a split names and the training split does not."""
+    from rich.console import Console
+
+    from neucore_xl.data.concept_lists import concept_lists
+
+    lists = concept_lists(root, known=known, split=split)
+    lists.print(Console())
+    if json_file is not None:
+        from neucore_xl.cli.output import write_json
+
+        write_json(json_file, lists.to_json())

@@ -165,6 +165,11 @@ def _layout(root: Path, name: str | None) -> tuple[str, tuple[str, ...]]:
     return kind, tuple(sorted(present, key=lambda s: (order.get(s, 2), s)))
 
 
+def sentences_of(root: Path, split: str) -> list[str]:
+    """What a model may read of a split of the annotations below ``root``; ``UserError`` where there are none."""
+    return _sentences(_layout(root, None)[0], root, split)
+
+
 def _sentences(kind: str, root: Path, split: str) -> list[str]:
     """What a model may read of a split: every way of joining captions included."""
     if kind == "cirr":
