@@ -3,6 +3,10 @@
 import errno
 import os
 
+# Exit codes of a training job that was ended on purpose, beside 0 (finished), 1 and 2 (see ``UserError``).
+REQUEUE = 75  # saved; to be started again: a warning signal, or the end of the time it was given
+STOPPED = 76  # saved; not to be started again: somebody put a file `stop` into the run folder
+
 
 class UserError(Exception):
     """Wrong input, found before the work starts.

@@ -139,9 +139,23 @@ class TrainSettings(Section):
     """The optimisation, the device and what is written on the way."""
 
     steps: PositiveInt = Field(10_000, description="Optimiser steps.")
-    batch_size: PositiveInt = Field(128, description="Queries per optimiser step and process.")
+    batch_size: PositiveInt = Field(128, description="Queries per optimiser step, over all processes.")
     accumulate: PositiveInt = Field(
-        1, description="Micro-batches per optimiser step; negatives stay within one micro-batch."
+        1, description="Parts of a step whose gradients are added up; negatives stay within one part."
+    )
+    micro_batch: PositiveInt | None = Field(
+        None,
+        description="Queries per forward pass and process; the gradient is still that of the whole part, negatives "
+        "included (gradient caching). Null: the whole share of a process at once.",
+    )
+    strategy: Literal["auto", "plain", "ddp", "deepspeed"] = Field(
+        "auto",
+        description="How processes share the work; `auto`: `deepspeed` where a DeepSpeed file is given, `ddp` for "
+        "several processes, else `plain`.",
+    )
+    deepspeed: Path | None = Field(None, description="DeepSpeed JSON (see `ds_configs/`); sets the ZeRO stage.")
+    world_size: PositiveInt | None = Field(
+        None, description="Processes that the run is meant for: another number stops it. Null: as many as are started."
     )
     seed: NonNegativeInt = Field(0, description="Seed of initial weights, data order and dropout.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes one GPU where there is one.")
@@ -160,6 +174,12 @@ class TrainSettings(Section):
         None,
         description="Folder of what is computed once, from pictures and from sentences; null: `neucore-xl` in the "
         "user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`).",
+    )
+    wall_minutes: PositiveFloat | None = Field(
+        None, description="Save and stop this long after the start, to be started again; null: no limit."
+    )
+    hang_minutes: PositiveFloat = Field(
+        30.0, description="Minutes without progress after which the ranks that wait are reported and the run ends."
     )
     log_every: PositiveInt = Field(10, description="Steps between lines of log.jsonl.")
     validate_every: NonNegativeInt = Field(500, description="Steps between validations; 0 validates at the end only.")
@@ -197,6 +217,11 @@ class Settings(Section):
             raise ValueError(
                 f"train.accumulate must divide train.batch_size, "
                 f"but {self.train.accumulate} does not divide {self.train.batch_size}."
+            )
+        if self.train.strategy in ("plain", "ddp") and self.train.deepspeed is not None:
+            raise ValueError(
+                f"train.deepspeed={self.train.deepspeed} needs train.strategy=deepspeed (or auto), "
+                f"but it is {self.train.strategy}."
             )
         if self.loss.temperature_init > self.loss.temperature_max:
             raise ValueError(
