@@ -72,10 +72,13 @@ class SequenceBatch:
 class Batch:
     """B queries over U distinct images (each image of the batch is decoded and encoded once).
 
-    ``reference [B]`` and ``gallery [G]`` index ``images``; ``positive [B]`` indexes gallery columns. Every image
-    occurs once among the columns, so two queries of the same target share their positive. ``exclude [B, G]`` is
-    true where a column must not be a negative of a row. ``concept_labels [B, C]`` is the multi-hot of C(T) over
-    the training vocabulary, or None without a concept loss.
+    A batch is whole, or one of the equal parts of a larger batch that several processes or forward passes share.
+    ``reference [B]``, ``target [B]`` and ``gallery [W]`` index ``images``: the columns that this part contributes.
+    The gallery is the columns of all parts, one part after the other, G = parts · W; ``positive [B]`` and
+    ``exclude [B, G]`` are about those. Every image occurs once among the columns, so two queries of the same target
+    share their positive; parts with fewer columns than W are filled up with columns that are excluded everywhere.
+    ``exclude`` is true where a column must not be a negative of a row. ``concept_labels [B, C]`` is the multi-hot of
+    C(T) over the training vocabulary, or None without a concept loss. ``target`` may be left out of a whole batch.
     """
 
     ids: tuple[str, ...]
@@ -87,6 +90,12 @@ class Batch:
     positive: Tensor
     exclude: Tensor
     concept_labels: Tensor | None = None
+    target: Tensor | None = None
+
+    @property
+    def target_images(self) -> Tensor:
+        """Where each query's target is among ``images`` ``[B]``."""
+        return self.gallery[self.positive] if self.target is None else self.target
 
     def __len__(self) -> int:
         return self.reference.shape[0]

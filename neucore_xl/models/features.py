@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class FeatureSet(Mapping[str, Tensor]):
+class FeatureSet(dict[str, Tensor]):
     """Named tensors ``[R, ...]`` that describe R queries or R targets; slicing and joining act on every tensor.
 
-    Composers choose the names. Whoever scores, gathers or stores them needs to know none.
+    Composers choose the names. Whoever scores, gathers or stores them needs to know none. It is a ``dict`` because
+    DDP and ZeRO-3 look for the tensors of a forward's result in dictionaries and tuples.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -21,25 +22,16 @@ class FeatureSet(Mapping[str, Tensor]):
         rows = {name: t.shape[0] for name, t in tensors.items()}
         if len(set(rows.values())) != 1:
             raise ValueError(f"tensors of one FeatureSet differ in their rows: {rows}")
-        self._tensors = dict(tensors)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+        super().__init__(tensors)
 
     @property
     def rows(self) -> int:
         """R, the number of queries or targets."""
-        return next(iter(self._tensors.values())).shape[0]
+        return next(iter(self.values())).shape[0]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> FeatureSet:
         """Every tensor replaced by ``function(tensor)``."""
-        return FeatureSet({k: function(v) for k, v in self._tensors.items()})
+        return FeatureSet({k: function(v) for k, v in self.items()})
 
     def select(self, index: Tensor | slice) -> FeatureSet:
         """The rows at ``index``."""
@@ -55,8 +47,7 @@ QueryFeatures = FeatureSet
 TargetFeatures = FeatureSet
 
 
-@dataclass(frozen=True)
-class ComposerOutput:
+class ComposerOutput(NamedTuple):
     """What one training forward returns.
 
     ``queries`` [B rows], ``targets`` [G rows] (the batch's gallery columns), ``log_scale [1]`` (θ, clamped), and
@@ -67,4 +58,4 @@ class ComposerOutput:
     targets: TargetFeatures
     log_scale: Tensor
     concept_logits: Tensor | None = None
-    penalties: Mapping[str, Tensor] | None = None
+    penalties: dict[str, Tensor] | None = None

@@ -79,7 +79,7 @@ class Head(Composer):
         references = images.select(batch.reference)
         logits = None
         if batch.concept_labels is not None:
-            logits = self.concept_logits(references, images.select(batch.gallery[batch.positive]))
+            logits = self.concept_logits(references, images.select(batch.target_images))
         return ComposerOutput(
             queries=self.queries(references, self._read(batch.texts, batch.sequence)),
             targets=self.targets(images).select(batch.gallery),

@@ -55,50 +55,105 @@ class Collator:
 
     def __call__(self, triplets: Sequence[Triplet]) -> Batch:
         """The batch of B labelled triplets; raises ``UserError`` naming a triplet without a target."""
+        return self.parts(triplets, 1, (0,))[0]
+
+    def parts(self, triplets: Sequence[Triplet], count: int, wanted: Sequence[int]) -> list[Batch]:
+        """The parts numbered ``wanted`` when ``triplets`` are cut into ``count`` equal ones (see ``Batch``).
+
+        The whole batch is planned from names and sentences alone, by every process in the same way: a column belongs
+        to the first part that names it, and all parts have the same number of columns and of fusion steps. Only the
+        images and texts of the wanted parts are read. Raises ``ValueError`` where ``count`` does not divide.
+        """
+        if len(triplets) % count:
+            raise ValueError(f"{len(triplets)} triplets cannot be cut into {count} equal parts")
+        size = len(triplets) // count
+        cut = [triplets[p * size : (p + 1) * size] for p in range(count)]
+        named = self._named_columns(triplets, cut)
+        columns: list[list[str]] = [[] for _ in range(count)]  # by part, each name at its first part only
+        seen: set[str] = set()
+        for own, names in zip(columns, named, strict=True):
+            own.extend(name for name in names if name not in seen)
+            seen.update(own)
+        width = max(len(own) for own in columns)
+        layout = [name for own in columns for name in (*own, *[None] * (width - len(own)))]
+        position = {name: i for i, name in enumerate(layout) if name is not None}
+        steps = self.longest(triplets)
+        return [self._part(cut[p], named[p], columns[p], width, layout, position, steps) for p in wanted]
+
+    def _named_columns(self, triplets: Sequence[Triplet], cut: Sequence[Sequence[Triplet]]) -> list[list[str]]:
+        """The gallery images that each part names: its targets, then its hard negatives."""
+        batch = "\x1f".join(t.id for t in triplets)
+        named = []
+        for part in cut:
+            names = [_target(t) for t in part]
+            if self.loss.reference_negatives:
+                names += [t.reference for t in part]
+            names += self._subset_negatives(part, batch)
+            named.append(list(dict.fromkeys(names)))
+        return named
+
+    def _part(
+        self,
+        triplets: Sequence[Triplet],
+        named: Sequence[str],
+        columns: Sequence[str],
+        width: int,
+        layout: Sequence[str | None],
+        position: Mapping[str, int],
+        steps: int,
+    ) -> Batch:
         images = _Numbered()
         reference = [images.number(t.reference) for t in triplets]
-        columns = _Numbered()  # image names, by gallery column
-        positive = [columns.number(_target(t)) for t in triplets]
-        if self.loss.reference_negatives:
-            for t in triplets:
-                columns.number(t.reference)
-        for name in self._subset_negatives(triplets):
-            columns.number(name)
-        gallery = [images.number(name) for name in columns.names]
+        needed = {*columns, *(_target(t) for t in triplets)}
+        for name in named:
+            if name in needed:
+                images.number(name)
+        gallery = [images.number(name) for name in columns]
         return Batch(
             ids=tuple(t.id for t in triplets),
             images=self.inputs.images(images.names),
             reference=torch.tensor(reference, dtype=torch.long),
             texts=self.inputs.texts([t.text for t in triplets]),
-            sequence=self.sequence(triplets),
-            gallery=torch.tensor(gallery, dtype=torch.long),
-            positive=torch.tensor(positive, dtype=torch.long),
-            exclude=self._exclude(triplets, columns.names),
+            sequence=self.sequence(triplets, steps=steps),
+            gallery=torch.tensor([*gallery, *[0] * (width - len(gallery))], dtype=torch.long),
+            positive=torch.tensor([position[_target(t)] for t in triplets], dtype=torch.long),
+            exclude=self._exclude(triplets, layout, position),
             concept_labels=self._labels(triplets),
+            target=torch.tensor([images.number(_target(t)) for t in triplets], dtype=torch.long),
         )
 
-    def queries(self, triplets: Sequence[Triplet]) -> tuple[ImageInput, TextInput, SequenceBatch]:
-        """Reference images [B], texts [B] and sequences of queries, labelled or not."""
+    def queries(
+        self, triplets: Sequence[Triplet], *, steps: int | None = None
+    ) -> tuple[ImageInput, TextInput, SequenceBatch]:
+        """Reference images [B], texts [B] and sequences of queries, labelled or not; ``steps`` as in ``sequence``."""
         return (
             self.inputs.images([t.reference for t in triplets]),
             self.inputs.texts([t.text for t in triplets]),
-            self.sequence(triplets),
+            self.sequence(triplets, steps=steps),
         )
 
-    def sequence(self, triplets: Sequence[Triplet]) -> SequenceBatch:
-        """Planned edits and named concepts of the B triplets, padded to the longest of each."""
-        steps = [self._steps(t.text) for t in triplets]
+    def longest(self, triplets: Sequence[Triplet]) -> int:
+        """Steps of the longest of their sequences."""
+        return max((len(self._steps(t.text)) for t in triplets), default=0)
+
+    def sequence(self, triplets: Sequence[Triplet], *, steps: int | None = None) -> SequenceBatch:
+        """Planned edits and named concepts of the B triplets, padded to the longest of each.
+
+        With ``steps`` the edits are padded to that many: processes that share a batch must take the same number of
+        fusion steps, whatever their own share needs.
+        """
+        planned = [self._steps(t.text) for t in triplets]
         concepts = [tuple(self.concepts.get(t.text, ())) for t in triplets]
         short = _Numbered()
-        phrase = [[short.number(step.phrase) for step in row] for row in steps]
+        phrase = [[short.number(step.phrase) for step in row] for row in planned]
         concept = [[short.number(name) for name in row] for row in concepts]
-        operation = [[OPERATION_INDEX[step.operation] for step in row] for row in steps]
+        operation = [[OPERATION_INDEX[step.operation] for step in row] for row in planned]
         return SequenceBatch(
             # One blank text where there is none: no tower has to take an empty batch, and index 0 is always valid.
             short_texts=self.inputs.texts(short.names or [""]),
-            phrase=_padded(phrase),
-            operation=_padded(operation),
-            step_mask=_mask(phrase),
+            phrase=_padded(phrase, steps),
+            operation=_padded(operation, steps),
+            step_mask=_mask(phrase, steps),
             concept=_padded(concept),
             concept_mask=_mask(concept),
         )
@@ -117,19 +172,20 @@ class Collator:
         soft = {name for name, value in triplet.target_soft.items() if value > 0}
         return (soft | self._answers.get((triplet.reference, triplet.text), set())) - {triplet.target or ""}
 
-    def _subset_negatives(self, triplets: Sequence[Triplet]) -> Iterable[str]:
+    def _subset_negatives(self, triplets: Sequence[Triplet], batch: str) -> Iterable[str]:
         count = self.loss.subset_negatives
         if not count:
             return
-        batch = "\x1f".join(t.id for t in triplets)
         for t in triplets:
             banned = {t.reference, t.target} | self._also_right(t)
             members = [name for name in dict.fromkeys(t.subset) if name not in banned]
             yield from random.Random(f"{self.seed}\x1f{t.id}\x1f{batch}").sample(members, min(count, len(members)))
 
-    def _exclude(self, triplets: Sequence[Triplet], columns: Sequence[str]) -> torch.Tensor:
-        exclude = torch.zeros(len(triplets), len(columns), dtype=torch.bool)
-        position = {name: i for i, name in enumerate(columns)}
+    def _exclude(
+        self, triplets: Sequence[Triplet], layout: Sequence[str | None], position: Mapping[str, int]
+    ) -> torch.Tensor:
+        filling = torch.tensor([name is None for name in layout], dtype=torch.bool)
+        exclude = filling.repeat(len(triplets), 1)
         for row, t in enumerate(triplets):
             for name in self._also_right(t):
                 if name in position:
@@ -157,12 +213,12 @@ def _target(triplet: Triplet) -> str:
     return triplet.target
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    width = max((len(row) for row in rows), default=0)
+def _padded(rows: Sequence[Sequence[int]], least: int | None = None) -> torch.Tensor:
+    width = max([*(len(row) for row in rows), least or 0])
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.long).view(len(rows), width)
 
 
-def _mask(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    width = max((len(row) for row in rows), default=0)
+def _mask(rows: Sequence[Sequence[int]], least: int | None = None) -> torch.Tensor:
+    width = max([*(len(row) for row in rows), least or 0])
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
     return torch.arange(width)[None, :] < lengths[:, None]
