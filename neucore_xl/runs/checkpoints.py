@@ -1,78 +1,57 @@
 """Checkpoints that are complete or absent, know what they belong to, and notice when they were damaged.
 
-Layout: ``checkpoints/step-00000500/{model.safetensors, training.pt, manifest.json}``, and beside them the pointers
-``latest.json`` and ``best.json``, replaced last. ``model.safetensors`` holds what training changes; frozen tower
-weights are not stored, their fingerprint is (``Identity.backbone``) and is compared when the checkpoint is loaded.
+Layout: ``checkpoints/step-00000500/{model.safetensors, training.pt, manifest.json}``, of a DeepSpeed run ``zero/``
+in place of ``model.safetensors``, with several processes ``rank-00000.pt …``; beside them the pointers
+``latest.json`` and ``best.json``, replaced last. Frozen tower weights are not stored, their fingerprint is
+(``Identity.backbone``) and is compared when the checkpoint is loaded.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from neucore_xl.errors import UserError
-from neucore_xl.runs import files
+from neucore_xl.parallel.world import World
+from neucore_xl.runs import files, manifest
+from neucore_xl.runs.manifest import MANIFEST, TRAINING, WEIGHTS, Checkpoint, Identity
+from neucore_xl.runs.sharded import Writer, deepspeed_writer, weights_writer, write_together
+from neucore_xl.runs.stored import check_names, load_state, stored_shapes, stored_state, write_weights
+from neucore_xl.runs.universal import needs_universal
+
+__all__ = [
+    "MANIFEST",
+    "TRAINING",
+    "WEIGHTS",
+    "Checkpoint",
+    "Identity",
+    "Writer",
+    "at_step",
+    "best",
+    "check_identity",
+    "check_names",
+    "deepspeed_writer",
+    "latest",
+    "load_state",
+    "mark_best",
+    "needs_universal",
+    "save",
+    "save_together",
+    "stored_shapes",
+    "stored_state",
+    "weights_writer",
+]
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-WEIGHTS, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
 _STEP = re.compile(r"step-(\d{8,})")
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a checkpoint belongs to: the row, the frozen backbone, and the vocabulary (fingerprints)."""
-
-    row: str
-    backbone: str
-    vocabulary: str
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A complete checkpoint on disk. ``verify`` says what is damaged, in words; empty when whole."""
-
-    path: Path
-    step: int
-    identity: Identity
-    metrics: Mapping[str, float]
-    manifest: Mapping[str, Any]
-
-    def verify(self) -> list[str]:
-        problems = []
-        for name, expected in self.manifest["files"].items():
-            file = self.path / name
-            if not file.is_file():
-                problems.append(f"{file} is missing")
-            elif file.stat().st_size != expected["bytes"]:
-                problems.append(f"{file} has {file.stat().st_size} bytes instead of {expected['bytes']}")
-            elif _sha256(file) != expected["sha256"]:
-                problems.append(f"{file} has another content than was written")
-        return problems
-
-    def weights(self) -> dict[str, Tensor]:
-        """The stored tensors by name, on the CPU."""
-        try:
-            return safetensors.torch.load_file(self.path / WEIGHTS)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise UserError(f"checkpoint {self.path} is damaged ({error}): use another one.") from error
-
-    def extra(self) -> dict[str, Any]:
-        """What was given as ``extra``: optimiser, random state, position; loaded without running any code."""
-        return torch.load(self.path / TRAINING, map_location="cpu", weights_only=True)
 
 
 def save(
@@ -86,34 +65,62 @@ def save(
     metrics: Mapping[str, float] | None = None,
     best: bool = False,
 ) -> Checkpoint:
+    """``save_together`` for one process that has all ``weights``."""
+
+    def write(temporary: Path) -> None:
+        write_weights(weights, temporary)
+
+    return save_together(
+        folder, step, World(), write, extra=extra, identity=identity, keep=keep, metrics=metrics, best=best
+    )
+
+
+def save_together(
+    folder: Path,
+    step: int,
+    world: World,
+    write: Writer,
+    *,
+    extra: Mapping[str, Any],
+    identity: Identity,
+    rank_extra: Mapping[str, Any] | None = None,
+    keep: int = 2,
+    metrics: Mapping[str, float] | None = None,
+    best: bool = False,
+    facts: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Sequence[int]] | None = None,
+) -> Checkpoint:
     """Write ``folder/step-<step>`` in one step, then the pointers, then drop all but the ``keep`` newest and the best.
 
-    ``extra`` must hold plain containers and tensors (it is read with ``weights_only=True``). Raises ``UserError``
-    when the disk is full; every older checkpoint is then still there and whole.
+    Every rank calls it. ``write(temporary)`` puts the weights into the folder that becomes the checkpoint, called on
+    every rank (``weights_writer``, ``deepspeed_writer``). ``extra`` (rank 0's counts) and ``rank_extra`` (each
+    rank's own: its random state) must hold plain containers and tensors: they are read with ``weights_only=True``.
+    ``facts``: ``strategy`` and ``zero_stage``. ``tensors``: ``stored_shapes``, needed for DeepSpeed. Raises
+    ``UserError``, on every rank, when the disk of any of them is full; every older checkpoint is then still whole.
     """
     path = folder / f"step-{step:08d}"
-    with files.disk_errors("saving a checkpoint", folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        files.remove_leftovers(folder)  # of a process that was killed here; a run has one writer
-        with files.new_folder(path) as temporary:
-            _write_weights(weights, temporary / WEIGHTS)
-            _write_training(extra, temporary / TRAINING)
-            manifest = {
-                "format": FORMAT,
-                "step": step,
-                "identity": asdict(identity),
-                "metrics": dict(metrics or {}),
-                "files": {
-                    name: {"bytes": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)}
-                    for name in (WEIGHTS, TRAINING)
-                },
-            }
-            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        files.write_json(folder / "latest.json", {"step": step, "path": path.name})
-        if best:
-            mark_best(folder, step, metrics)
-    _rotate(folder, keep)
-    return _read(path)
+    saved = write_together(
+        path,
+        step,
+        world,
+        write,
+        extra=extra,
+        rank_extra=rank_extra,
+        identity=identity,
+        metrics=metrics,
+        facts=facts or {},
+        tensors=tensors,
+    )
+
+    def point() -> None:
+        with files.disk_errors("saving a checkpoint", folder):
+            files.write_json(folder / "latest.json", {"step": step, "path": path.name})
+            if best:
+                mark_best(folder, step, metrics)
+        _rotate(folder, keep)
+
+    world.on_main(point)
+    return saved
 
 
 def mark_best(folder: Path, step: int, metrics: Mapping[str, float] | None = None) -> None:
@@ -168,76 +175,15 @@ def check_identity(checkpoint: Checkpoint, expected: Identity) -> None:
         )
 
 
-def stored_state(composer: nn.Module, backbone: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint must hold: the composer's state but for the backbone's frozen part, on the CPU."""
-    left_out = _frozen_names(composer, backbone)
-    return {k: v.detach().cpu() for k, v in composer.state_dict().items() if k not in left_out}
-
-
-def load_state(composer: nn.Module, backbone: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Load what ``stored_state`` gave; every other name or shape is a ``UserError`` that tells both apart."""
-    own = {k: v for k, v in composer.state_dict().items() if k not in _frozen_names(composer, backbone)}
-    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    shapes = [k for k in sorted(own.keys() & weights.keys()) if own[k].shape != weights[k].shape]
-    if missing or unknown or shapes:
-        if shapes:
-            k = shapes[0]
-            detail = f"{k} is {list(weights[k].shape)} there and {list(own[k].shape)} here"
-        else:
-            detail = f"it lacks {missing[0]}" if missing else f"it has {unknown[0]}, which this model has not"
-        raise UserError(f"{source} is a checkpoint of another model: {detail}; check the settings of its run.")
-    composer.load_state_dict(dict(weights), strict=False)
-
-
-def _frozen_names(composer: nn.Module, backbone: nn.Module) -> set[str]:
-    """Names, in the composer's state, of the backbone tensors that training never changes.
-
-    Buffers of a trained tower (batch statistics) change, so they count as frozen only if no parameter is trained.
-    """
-    frozen = {id(p) for p in backbone.parameters() if not p.requires_grad}
-    names = {n for n, p in composer.named_parameters(remove_duplicate=False) if id(p) in frozen}
-    if not any(p.requires_grad for p in backbone.parameters()):
-        buffers = {id(b) for b in backbone.buffers()}
-        names |= {n for n, b in composer.named_buffers(remove_duplicate=False) if id(b) in buffers}
-    return names
-
-
-def _write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}  # clone: no shared storage
-    try:
-        safetensors.torch.save_file(tensors, path)
-    except safetensors.SafetensorError as error:  # the operating system's error is in its text alone
-        found = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(found[1]), str(error)) if found else error from error
-
-
-def _write_training(extra: Mapping[str, Any], path: Path) -> None:
-    with files.plain_writer(path) as file:
-        torch.save(dict(extra), file)  # type: ignore[arg-type]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _paths(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
     found = [p for p in folder.glob("step-*") if _STEP.fullmatch(p.name)] if folder.is_dir() else []
     return sorted(found, key=lambda p: int(p.name[5:]), reverse=True)
 
 
-def _read(path: Path) -> Checkpoint:
-    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    return Checkpoint(path, int(manifest["step"]), Identity(**manifest["identity"]), manifest["metrics"], manifest)
-
-
 def _whole(path: Path) -> Checkpoint | str:
     try:
-        checkpoint = _read(path)
+        checkpoint = manifest.read(path)
         problems = checkpoint.verify()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"its manifest cannot be read: {error}"

@@ -132,20 +132,30 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.iterdir():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-        temporary.chmod(0o755)
-        sync_folder(temporary)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent)) / path.name
-            path.replace(old)
-            temporary.replace(path)
-            shutil.rmtree(old.parent, ignore_errors=True)
-        else:
-            temporary.replace(path)
+            sync_file(file)
+        publish(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def sync_file(file: Path) -> None:
+    """Wait until ``file`` is on the disk."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give the folder ``temporary``, whose files are on the disk, the name ``path`` beside it, in one step."""
+    temporary.chmod(0o755)
+    sync_folder(temporary)
+    if path.exists():
+        old = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent)) / path.name
+        path.replace(old)
+        temporary.replace(path)
+        shutil.rmtree(old.parent, ignore_errors=True)
+    else:
+        temporary.replace(path)
     sync_folder(path.parent)
 
 
