@@ -21,10 +21,11 @@ from torch import Tensor
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import World
 from neucore_xl.runs import files, manifest
+from neucore_xl.runs.loading import Source, engine_source, load_engine, whole_state
 from neucore_xl.runs.manifest import MANIFEST, TRAINING, WEIGHTS, Checkpoint, Identity
 from neucore_xl.runs.sharded import Writer, deepspeed_writer, weights_writer, write_together
 from neucore_xl.runs.stored import check_names, load_state, stored_shapes, stored_state, write_weights
-from neucore_xl.runs.universal import needs_universal
+from neucore_xl.runs.universal import needs_universal, parameter_names, universal_folder
 
 __all__ = [
     "MANIFEST",
@@ -32,21 +33,27 @@ __all__ = [
     "WEIGHTS",
     "Checkpoint",
     "Identity",
+    "Source",
     "Writer",
     "at_step",
     "best",
     "check_identity",
     "check_names",
     "deepspeed_writer",
+    "engine_source",
     "latest",
+    "load_engine",
     "load_state",
     "mark_best",
     "needs_universal",
+    "parameter_names",
     "save",
     "save_together",
     "stored_shapes",
     "stored_state",
+    "universal_folder",
     "weights_writer",
+    "whole_state",
 ]
 
 log = logging.getLogger(__name__)
