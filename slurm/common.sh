@@ -75,6 +75,7 @@ neucore_meet() {
   local share=$((neucore_cpus / neucore_ranks))
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
   export NEUCORE_LAUNCHER NEUCORE_RANKS_PER_NODE=$neucore_ranks
+  export NEUCORE_PYTHON=${NEUCORE_PYTHON:-python} NEUCORE_ACCELERATE_CONFIG=${NEUCORE_ACCELERATE_CONFIG:-}
   # Rank 0 writes its exit code here: torchrun and accelerate do not pass one on.
   export NEUCORE_EXIT_FILE=$PWD/.neucore-exit-$SLURM_JOB_ID
   rm -f "$NEUCORE_EXIT_FILE"
@@ -142,6 +143,7 @@ neucore_requeue() {
       "(NEUCORE_MAX_RESTARTS=$NEUCORE_MAX_RESTARTS); submit the same command to go on"
   else
     neucore_say "saved; requeued, restart $((neucore_restarts + 1)) of at most $NEUCORE_MAX_RESTARTS"
+    trap - TERM USR1 USR2
     if scontrol requeue "$SLURM_JOB_ID"; then
       sleep 300 & wait $! # Slurm ends this shell
       exit 75
@@ -159,7 +161,7 @@ neucore_lost_node() {
     --export=ALL true >/dev/null 2>&1 || answering=0
   ((answering == 0)) || return 0
   neucore_say "exit code $neucore_code, and not every node answers: waiting up to $patience s for Slurm to requeue this job"
-  trap - TERM
+  trap - TERM USR1 USR2
   sleep "$patience" & wait $!
   neucore_say "the job was not requeued: submit the same command to go on from the last checkpoint"
 }

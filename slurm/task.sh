@@ -8,34 +8,50 @@
 #   - a signal that comes before that handler is lost, so it is repeated until the ranks have gone.
 set -uo pipefail
 
-python=${NEUCORE_PYTHON:-python}
-nodes=${SLURM_STEP_NUM_NODES:-${SLURM_JOB_NUM_NODES:-1}}
-ranks=${NEUCORE_RANKS_PER_NODE:-1}
-
-case ${NEUCORE_LAUNCHER:-srun} in
-  srun) command=("$python" -u "$@") ;;
-  torchrun)
-    command=("$python" -m torch.distributed.run --nnodes="$nodes" --nproc-per-node="$ranks" --max-restarts=0
-      --node-rank="$SLURM_NODEID" --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" "$@")
-    ;;
-  accelerate)
-    if [[ -n ${NEUCORE_ACCELERATE_CONFIG:-} ]]; then
-      options=(--config_file "$NEUCORE_ACCELERATE_CONFIG")
-    else
-      options=(--mixed_precision no --dynamo_backend no)
-      ((nodes * ranks == 1)) || options+=(--multi_gpu) # several processes; without GPUs they are CPU processes
+main() {
+  local command warned="" repeater="" status again
+  set_command "$@"
+  trap 'warned=USR2' USR2
+  trap 'warned=TERM' TERM
+  (trap '' USR2 && exec "${command[@]}") &
+  launcher=$!
+  while :; do
+    wait "$launcher" && status=0 || status=$? # a trapped signal interrupts `wait`
+    kill -0 "$launcher" 2>/dev/null || break
+    if [[ -n $warned && -z $repeater ]]; then
+      repeat "$warned" &
+      repeater=$!
+      disown "$repeater" # its end is not news
     fi
-    command=("$python" -m accelerate.commands.launch "${options[@]}" --num_machines "$nodes"
-      --num_processes $((nodes * ranks)) --machine_rank "$SLURM_NODEID" --rdzv_backend static
-      --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT" "$@")
-    ;;
-esac
+  done
+  wait "$launcher" 2>/dev/null && again=0 || again=$? # the true status, if the last wait was interrupted
+  ((again == 127)) || status=$again
+  [[ -z $repeater ]] || kill -KILL "$repeater" 2>/dev/null
+  exit "$status"
+}
 
-warned=""
-trap 'warned=USR2' USR2
-trap 'warned=TERM' TERM
-(trap '' USR2 && exec "${command[@]}") &
-launcher=$!
+set_command() {
+  local python=${NEUCORE_PYTHON:-python} ranks=${NEUCORE_RANKS_PER_NODE:-1} options
+  local nodes=${SLURM_STEP_NUM_NODES:-${SLURM_JOB_NUM_NODES:-1}}
+  case ${NEUCORE_LAUNCHER:-srun} in
+    srun) command=("$python" -u "$@") ;;
+    torchrun)
+      command=("$python" -m torch.distributed.run --nnodes="$nodes" --nproc-per-node="$ranks" --max-restarts=0
+        --node-rank="$SLURM_NODEID" --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" "$@")
+      ;;
+    accelerate)
+      if [[ -n ${NEUCORE_ACCELERATE_CONFIG:-} ]]; then
+        options=(--config_file "$NEUCORE_ACCELERATE_CONFIG")
+      else
+        options=(--mixed_precision no --dynamo_backend no)
+        ((nodes * ranks == 1)) || options+=(--multi_gpu) # several processes; without GPUs they are CPU processes
+      fi
+      command=("$python" -m accelerate.commands.launch "${options[@]}" --num_machines "$nodes"
+        --num_processes $((nodes * ranks)) --machine_rank "$SLURM_NODEID" --rdzv_backend static
+        --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT" "$@")
+      ;;
+  esac
+}
 
 # The processes that are ranks: the launcher's children, or the one that was started.
 ranks_here() {
@@ -63,16 +79,5 @@ repeat() {
   done
 }
 
-repeater=""
-while :; do
-  wait "$launcher" && status=0 || status=$?
-  kill -0 "$launcher" 2>/dev/null || break
-  if [[ -n $warned && -z $repeater ]]; then
-    repeat "$warned" &
-    repeater=$!
-  fi
-done
-wait "$launcher" 2>/dev/null && again=0 || again=$?
-((again == 127)) || status=$again
-[[ -z $repeater ]] || kill -KILL "$repeater" 2>/dev/null
-exit "$status"
+main "$@" # the last line: bash has read all of it, and the file may change while the job runs
+exit
