@@ -24,7 +24,7 @@ _FIRST_NUMBER = 3  # bits from here on say which signal
 
 @dataclass(frozen=True)
 class Reason:
-    """Why to stop: ``text`` ends a sentence that begins "stopped after step N:"; ``exit_code`` is what to leave with."""
+    """Why to stop: ``text`` ends a sentence that begins "stopped after step N:"."""
 
     kind: str  # "signal", "wall" or "file"
     text: str
