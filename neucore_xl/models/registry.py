@@ -48,11 +48,16 @@ def build_composer(settings: Settings, backbone: Backbone, vocabulary: Vocabular
 
     Raises ``UserError`` for an unknown row, with the nearest known one.
     """
+    names = vocabulary.names if settings.loss.concept_weight > 0 else ()
+    return composer_of(settings, backbone, lambda: encode_names(backbone, names))
+
+
+def composer_of(settings: Settings, backbone: Backbone, concepts: Callable[[], Tensor]) -> Composer:
+    """The composer on ``backbone``; ``concepts`` gives the features ``[C, D]`` of rows that align concepts."""
     name = settings.model.name
     if name in _PLAIN:
         return _PLAIN[name](settings, backbone)
     if name in _ALIGNING:
-        names = vocabulary.names if settings.loss.concept_weight > 0 else ()
-        return _ALIGNING[name](settings, backbone, encode_names(backbone, names))
+        return _ALIGNING[name](settings, backbone, concepts())
     nearest = difflib.get_close_matches(name, composer_names(), n=1, cutoff=0.0)[0]
     raise UserError(f"model.name: no row {name!r}; the nearest is {nearest!r} (rows: {', '.join(composer_names())}).")

@@ -52,6 +52,39 @@ def open_model(settings: BackboneSettings) -> Opened:
     takes their place. Raises ``UserError`` for an unknown name (with the nearest known one), an unreadable config,
     weights that are missing, unreadable, of another model or of another activation.
     """
+    name, architecture, preprocess = _named(settings)
+    model = _create(name, architecture, settings, preprocess)
+    tokenizer = _tokenizer(name, architecture, own_config=settings.config is not None)
+    return Opened(model, tokenizer, _pad_id(model, tokenizer), architecture)
+
+
+def outline_model(settings: BackboneSettings) -> Opened:
+    """The same model without weights: to be called where tensors are made on the meta device.
+
+    Neither weights nor a tokenizer are read; the tokenizer gives ids of zeros in the right shape. Raises
+    ``UserError`` for an unknown name or tag and for weights of another activation, as ``open_model`` does; whether a
+    file of weights is there is not asked.
+    """
+    name, architecture, preprocess = _named(settings)
+    if ":" in name:  # the architecture of a folder or hub model, without the weights beside it
+        name = _register(Path(name.replace(":", "-").replace("/", "-")).name, architecture)
+    elif settings.pretrained is not None and not (
+        _is_file_name(settings.pretrained) or Path(settings.pretrained).is_file()
+    ):
+        _check_tag(name, settings.pretrained, architecture)
+    size = _forced_size(settings, architecture)
+    options = _options(preprocess)
+    model = _guarded(name, None, load_weights=False, force_image_size=size, device="meta", **options)
+    length = int(architecture["text_cfg"].get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
+
+    def blank(texts: list[str]) -> Tensor:
+        return torch.zeros(len(texts), length, dtype=torch.long, device="meta")
+
+    return Opened(model, blank, _pad_id(model, blank), architecture)
+
+
+def _named(settings: BackboneSettings) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Name, architecture and ``preprocess_cfg`` of the model that ``settings`` means."""
     preprocess: dict[str, Any] = {}
     if settings.config is not None:
         name, preprocess = _register_config(settings.config)
@@ -59,10 +92,7 @@ def open_model(settings: BackboneSettings) -> Opened:
         name = settings.pretrained
     else:
         name = settings.name
-    architecture = _architecture(name)
-    model = _create(name, architecture, settings, preprocess)
-    tokenizer = _tokenizer(name, architecture, own_config=settings.config is not None)
-    return Opened(model, tokenizer, _pad_id(model, tokenizer), architecture)
+    return name, _architecture(name), preprocess
 
 
 def _register_config(path: Path) -> tuple[str, dict[str, Any]]:
@@ -88,11 +118,15 @@ def _register_config(path: Path) -> tuple[str, dict[str, Any]]:
         if text.get(key) and beside.is_dir():
             text[key] = str(beside.resolve())
     model["text_cfg"] = text
+    return _register(path.stem, model), preprocess
+
+
+def _register(name: str, model: dict[str, Any]) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        cleaned = Path(folder) / f"{path.stem}.json"
+        cleaned = Path(folder) / f"{name}.json"
         cleaned.write_text(json.dumps(model), encoding="utf-8")
         open_clip.add_model_config(cleaned)  # read at once; open_clip skips files that are gone later
-    return path.stem, preprocess
+    return name
 
 
 def _architecture(name: str) -> dict[str, Any]:
@@ -111,14 +145,8 @@ def _create(
 ) -> nn.Module:
     pretrained = settings.pretrained
     is_timm = "timm_model_name" in architecture["vision_cfg"]
-    # timm towers ignore `image_size` of the JSON unless it is forced
-    size = settings.image_size or (architecture["vision_cfg"].get("image_size") if is_timm else None)
-    common: dict[str, Any] = {
-        # a [1] logit scale: DeepSpeed refuses parameters without a dimension
-        "nonscalar_logit_scale": True,
-        "force_preprocess_cfg": preprocess,
-        "pretrained_text": False,
-    }
+    size = _forced_size(settings, architecture)
+    common = _options(preprocess)
     if ":" in name and pretrained in (None, name):  # a folder or hub model holds weights of its own
         return _guarded(name, name, require_pretrained=True, force_image_size=size, **common)
     if pretrained is None:
@@ -133,10 +161,9 @@ def _create(
                 f"backbone.pretrained: {name} brings its own weights and {pretrained!r} is no file; "
                 "set backbone.pretrained=null."
             )
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        if path.suffix in WEIGHT_FILES or "/" in pretrained or not tags:
+        if _is_file_name(pretrained):
             raise UserError(f"backbone.pretrained: no weights at {path}; give a file, `{LOCAL_DIR}DIR`, a tag or null.")
-        raise UserError(f"backbone.pretrained: {name} has no weights {pretrained!r}; {_nearest(pretrained, tags)}.")
+        _check_tag(name, pretrained, architecture)
     # A file may hold position embeddings of the tower's own size or of the forced one.
     last: Exception | None = None
     for initial in dict.fromkeys((size, None) if is_timm else (size,)):
@@ -155,6 +182,35 @@ def _create(
     if isinstance(last, unreadable) or "PytorchStreamReader" in str(last):
         raise UserError(f"backbone.pretrained: {path} cannot be read as weights ({_first_line(last)}).") from last
     raise UserError(f"backbone.pretrained: {path} holds the weights of another model than {name}.") from last
+
+
+def _forced_size(settings: BackboneSettings, architecture: dict[str, Any]) -> int | None:
+    """The side that has to be forced: timm towers ignore ``image_size`` of the JSON otherwise."""
+    vision = architecture["vision_cfg"]
+    return settings.image_size or (vision.get("image_size") if "timm_model_name" in vision else None)
+
+
+def _options(preprocess: dict[str, Any]) -> dict[str, Any]:
+    return {
+        # a [1] logit scale: DeepSpeed refuses parameters without a dimension
+        "nonscalar_logit_scale": True,
+        "force_preprocess_cfg": preprocess,
+        "pretrained_text": False,
+    }
+
+
+def _is_file_name(pretrained: str) -> bool:
+    return Path(pretrained).suffix in WEIGHT_FILES or "/" in pretrained
+
+
+def _check_tag(name: str, tag: str, architecture: dict[str, Any]) -> None:
+    """Refuse a tag that ``name`` has no weights of, or of another activation."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if not tags:
+        raise UserError(f"backbone.pretrained: no weights at {tag}; give a file, `{LOCAL_DIR}DIR`, a tag or null.")
+    if tag not in tags:
+        raise UserError(f"backbone.pretrained: {name} has no weights {tag!r}; {_nearest(tag, tags)}.")
+    _check_activation(name, tag, architecture)
 
 
 def _check_activation(name: str, tag: str, architecture: dict[str, Any]) -> None:

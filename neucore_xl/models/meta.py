@@ -1,0 +1,37 @@
+"""The model of a recipe as shapes only: parameters on torch's meta device, no weights, no download, no memory.
+
+What a plan is made of: every parameter has the name, shape and ``requires_grad`` of the real model's.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from neucore_xl.config.schema import BackboneSettings, Settings
+from neucore_xl.models.backbone import Backbone
+from neucore_xl.models.composer import Composer
+from neucore_xl.models.registry import composer_of
+from neucore_xl.models.towers import outline_model
+
+
+def meta_backbone(settings: BackboneSettings) -> Backbone:
+    """``build_backbone(settings)`` on the meta device; ids of its tokenizer are zeros ``[B, L]``.
+
+    Raises ``UserError`` for an unknown name or tag, an unreadable config, and a text tower whose architecture is
+    not on this machine.
+    """
+    with torch.device("meta"):
+        return Backbone(outline_model(settings), settings.freeze, settings.activation_checkpointing)
+
+
+def meta_composer(settings: Settings, vocabulary_size: int) -> tuple[Composer, Backbone]:
+    """The composer of ``settings`` on the meta device, and its backbone.
+
+    ``vocabulary_size``: concepts C of the training sentences, whose features rows that align concepts hold. Raises
+    ``UserError`` as ``meta_backbone`` does, and for an unknown row.
+    """
+    backbone = meta_backbone(settings.backbone)
+    with torch.device("meta"):
+        count = vocabulary_size if settings.loss.concept_weight > 0 else 0
+        composer = composer_of(settings, backbone, lambda: torch.zeros(count, backbone.embed_dim))
+    return composer, backbone
