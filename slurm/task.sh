@@ -79,5 +79,4 @@ repeat() {
   done
 }
 
-main "$@" # the last line: bash has read all of it, and the file may change while the job runs
-exit
+main "$@" # bash has read all of this file by now: it may change while the job runs

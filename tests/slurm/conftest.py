@@ -24,7 +24,7 @@ from neucore_xl.training.log import read_log
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 TOOLS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare", "nsenter")
-STEPS = 40
+STEPS = 60
 PATIENCE = 600  # seconds for anything; never what a test asserts
 
 TOWERS = {
@@ -39,7 +39,7 @@ def until(what: str, happened: Callable[[], object], patience: float = PATIENCE)
     end = time.monotonic() + patience
     while not happened():
         assert time.monotonic() < end, f"{what} did not happen within {patience:g} s"
-        time.sleep(0.25)
+        time.sleep(0.1)
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,26 @@ class Job:
     def queued(self) -> bool:
         done = self.cluster.run("squeue", "-h", "-j", self.id, check=False)
         return done.returncode != 0 or bool(done.stdout.strip())
+
+    def reaches(self, run: Path, step: int) -> None:
+        """Wait until the run has logged ``step``; the job must not have ended before."""
+
+        def reached() -> bool:
+            if step in losses_of(run):
+                return True
+            assert self.queued, self.text
+            return False
+
+        until(f"step {step} of job {self.id}", reached)
+
+    def says(self, text: str) -> None:
+        """Wait until the job has written ``text``; it must not have ended before."""
+
+        def said() -> bool:
+            assert text in self.text or self.queued, self.text
+            return text in self.text
+
+        until(f"{text!r} in the output of job {self.id}", said)
 
     def ended(self) -> dict[str, str]:
         """What ``scontrol`` shows once the job has left the queue for good."""
@@ -117,13 +137,14 @@ class Cluster:
         subprocess.run(["nsenter", f"--target={first}", "--mount", *command], check=True, timeout=60)
 
 
-def missing_tools() -> str | None:
+def missing_tools(addresses: bool = True) -> str | None:
+    """Why there can be no cluster here, or None; ``addresses``: one whose nodes have their own."""
     if os.geteuid() != 0:
         return "a cluster of namespaces needs root"
     lacking = [tool for tool in TOOLS if shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
     if lacking:
         return f"{', '.join(lacking)} is missing: apt-get install slurmctld slurmd slurm-client munge iproute2"
-    if any(_pids_of_node(i) for i in range(1, 5)):
+    if addresses and any(_pids_of_node(i) for i in range(1, 5)):
         return "another simulated cluster with nodes of their own addresses is up"
     return None
 
@@ -137,7 +158,7 @@ def _pids_of_node(number: int) -> str:
 
 def _free_port() -> int:
     """One that nothing listens on, below those that the kernel hands out and outside those of jobs."""
-    for port in range(31_000 + os.getpid() % 700, 32_700):
+    for port in range(31_000 + os.getpid() % 700, 32_700, 10):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
                 return port
@@ -173,6 +194,20 @@ def cluster() -> Iterator[Cluster]:
         finally:
             made.manage("down")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def production() -> Iterator[Cluster]:
+    """Eight nodes of eight GPUs and 64 CPUs that run nothing: for ``sbatch --test-only``."""
+    if reason := missing_tools(addresses=False):
+        pytest.skip(reason)
+    folder = Path(tempfile.mkdtemp(prefix="ncp-", dir="/tmp"))
+    made = bring_up(folder, 8, 8, SLURM_SIM_PORT=str(_free_port()), SLURM_SIM_PROCTRACK="linuxproc")
+    try:
+        yield made
+    finally:
+        made.manage("down")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -246,9 +281,15 @@ def zero3(shapes: Path) -> str:
     return f"train.deepspeed={path}"
 
 
-def losses(run: Path) -> dict[int, float]:
-    """Step → loss."""
+def losses_of(run: Path) -> dict[int, float]:
+    """Step → loss; nothing while there is no log."""
     return {record["step"]: record["loss"] for record in read_log(run / "log.jsonl")}
+
+
+@pytest.fixture(scope="session")
+def losses() -> Callable[[Path], dict[int, float]]:
+    """``losses(run)``: step → loss."""
+    return losses_of
 
 
 @pytest.fixture(scope="session")
@@ -266,6 +307,6 @@ def unbroken(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict
             os.killpg(process.pid, signal.SIGKILL)
             raise
     assert process.returncode == 0, said
-    found = losses(run)
+    found = losses_of(run)
     assert sorted(found) == list(range(1, STEPS + 1))
     return found
