@@ -16,6 +16,7 @@ class UserError(Exception):
     """
 
     exit_code = 2
+    everybodys = False  # raised by all processes of a job alike: one of them says it
 
 
 # Where the machine or a path and not the program is to blame.

@@ -1,8 +1,12 @@
-"""``python -m neucore_xl.train RECIPE --run DIR [key=value …]``: the same as ``neucore-xl train``, for launchers."""
+"""``python -m neucore_xl.train RECIPE --run DIR [key=value …]``: the same as ``neucore-xl train``, for launchers.
+
+Any launcher will do: ``python``, ``torchrun``, ``accelerate launch``, ``deepspeed`` or ``srun``.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,20 +27,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from neucore_xl.config.load import load_settings
 
         settings = load_settings(options.recipe, options.overrides)
-        from rich.console import Console
-
-        from neucore_xl.training.run import train
-
-        train(settings, options.run, console=Console())
     except (UserError, OSError) as error:
         if (said := one_sentence(error)) is None:
             raise
-        print(f"error: {said[0]}", file=sys.stderr)
-        return said[1]
-    except KeyboardInterrupt:
-        print(f"interrupted: the same command goes on from the last checkpoint in {options.run}", file=sys.stderr)
-        return 130
-    return 0
+        return refused(*said)
+    from neucore_xl.training.job import run_job
+
+    return run_job(settings, options.run)
+
+
+def refused(sentence: str, code: int) -> int:
+    """The end of a start that was wrong in all processes alike: the first of them says so."""
+    from neucore_xl.parallel.leaving import hand_over
+
+    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    if rank == 0:
+        print(f"error: {sentence}", file=sys.stderr)
+    return hand_over(code, rank)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,6 @@ def train(
 
     settings = load_settings(recipe, overrides or [])  # refuse a wrong call before the seconds of importing torch
 
-    from rich.console import Console
+    from neucore_xl.training.job import run_job
 
-    from neucore_xl.training.run import train as run_training
-
-    run_training(settings, run, console=Console())
+    raise typer.Exit(run_job(settings, run))

@@ -8,7 +8,7 @@ CPU tensors, never through the accelerator.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -64,17 +64,29 @@ class World:
         dist.all_reduce(bits, op=dist.ReduceOp.MAX)
         return sum(int(bit) << i for i, bit in enumerate(bits.tolist()))
 
+    def mean(self, values: Sequence[float]) -> list[float]:
+        """The mean over ranks of each of ``values``; not a number where it is one on any rank."""
+        if not self.many:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return (total / self.world_size).tolist()
+
     def barrier(self) -> None:
         """Wait for everybody."""
         self.any_of(0)
 
     def on_main(self, function: Callable[[], T]) -> T:
         """What ``function`` returned on rank 0, on every rank; its ``UserError`` is raised on every rank."""
+        return self.broadcast(self.on_main_only(function))  # type: ignore[return-value]
+
+    def on_main_only(self, function: Callable[[], T]) -> T | None:
+        """What ``function`` returned, on rank 0 alone; None on the others, on which its ``UserError`` is raised too."""
         result: T | None = None
         with self.agreed():
             if self.is_main:
                 result = function()
-        return self.broadcast(result)  # type: ignore[return-value]
+        return result
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
@@ -113,5 +125,5 @@ def _joined(found: list[tuple[str, int, str] | None]) -> UserError:
         if others:
             text += f" ({others} other ranks failed otherwise)"
     error = UserError(text)
-    error.exit_code = code
+    error.exit_code, error.everybodys = code, True
     return error

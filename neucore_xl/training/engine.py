@@ -6,8 +6,10 @@ root ``forward`` only, because under ZeRO-3 only that gathers the parameter shar
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -20,21 +22,27 @@ from neucore_xl.data.batches import Batch, move
 from neucore_xl.errors import UserError
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.features import ComposerOutput
+from neucore_xl.parallel.world import World
 from neucore_xl.training.optim import build_optimizer, build_scheduler, trainable
 
 
 class Engine(ABC):
-    """Forward, backward and step of one model on one or many processes."""
+    """Forward, backward and step of one model on one or many processes.
 
-    composer: Composer  # the bare module: for ``score`` and for saving, never for a forward while training
+    ``composer`` is the bare module: for ``score`` and for names and shapes, never for a forward. ``root`` is what a
+    forward outside training goes through (``root("targets", images)``); all processes must call it equally often.
+    """
+
+    strategy: str
+    composer: Composer
+    root: nn.Module
     device: torch.device
-    rank: int = 0
-    world_size: int = 1
+    world: World
 
     @property
     def is_main(self) -> bool:
         """True in the one process that writes and prints."""
-        return self.rank == 0
+        return self.world.is_main
 
     @abstractmethod
     def forward(self, batch: Batch) -> tuple[ComposerOutput, Batch]:
@@ -42,15 +50,20 @@ class Engine(ABC):
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of ``loss`` (a scalar, already divided by the micro-batches of a step)."""
+        """Add the gradients of ``loss``, a scalar: this process's share, already divided by the parts of a step."""
+
+    @contextmanager
+    def accumulating(self, last: bool) -> Iterator[None]:
+        """Around forward and backward: gradients are exchanged between processes after the ``last`` one of a step."""
+        yield
 
     @abstractmethod
-    def gradient_norm(self) -> float:
-        """Clip to ``train.clip_norm`` (0: leave as they are) and return the total norm before clipping."""
+    def update(self) -> float:
+        """Clip to ``train.clip_norm`` (0: leave as they are), step, advance the rate, clear the gradients.
 
-    @abstractmethod
-    def step(self) -> None:
-        """Update the parameters and the rate, and clear the gradients."""
+        Returns the total norm before clipping. Where it is not finite, parameters are left as they were if the
+        engine can tell in time; the caller stops the run.
+        """
 
     @abstractmethod
     def rates(self) -> dict[str, float]:
@@ -64,13 +77,27 @@ class Engine(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``."""
 
+    def shard_sizes(self) -> int:
+        """Parameters (numbers, not bytes) that this process holds."""
+        return sum(p.numel() for p in self.composer.parameters())
+
+    def describe(self) -> str:
+        """The strategy in a few words, as the start table shows it."""
+        return self.strategy
+
 
 class PlainEngine(Engine):
-    """One process, one device."""
+    """One process, one device; also the base of DDP, whose processes hold whole copies."""
 
-    def __init__(self, composer: Composer, backbone: nn.Module, settings: TrainSettings) -> None:
+    strategy = "plain"
+
+    def __init__(
+        self, composer: Composer, backbone: nn.Module, settings: TrainSettings, world: World | None = None
+    ) -> None:
+        self.world = world or World()
         self.device = resolve_device(settings)
         self.composer = composer.to(self.device)
+        self.root = self.composer
         self._settings = settings
         self._optimizer: Optimizer = build_optimizer(self.composer, backbone, settings)
         self._scheduler: LambdaLR = build_scheduler(self._optimizer, settings)
@@ -81,20 +108,20 @@ class PlainEngine(Engine):
 
     def forward(self, batch: Batch) -> tuple[ComposerOutput, Batch]:
         batch = move(batch, self.device, non_blocking=True)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._settings.precision == "bf16"):
+        with autocast(self.device, self._settings):
             return self._forward("train", batch), batch
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
-    def gradient_norm(self) -> float:
+    def update(self) -> float:
         bound = self._settings.clip_norm or float("inf")
-        return torch.nn.utils.clip_grad_norm_(self._parameters, bound).item()
-
-    def step(self) -> None:
-        self._optimizer.step()
-        self._scheduler.step()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, bound).item()
+        if math.isfinite(norm):
+            self._optimizer.step()
+            self._scheduler.step()
         self._optimizer.zero_grad(set_to_none=True)
+        return norm
 
     def rates(self) -> dict[str, float]:
         return {group["name"]: group["lr"] for group in self._optimizer.param_groups}
@@ -105,6 +132,11 @@ class PlainEngine(Engine):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
+
+
+def autocast(device: torch.device, settings: TrainSettings) -> torch.autocast:
+    """The forward's precision."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16")
 
 
 def resolve_device(settings: TrainSettings) -> torch.device:

@@ -7,6 +7,14 @@ from pathlib import Path
 from neucore_xl.errors import UserError
 
 
+class TrainingPaused(Exception):
+    """The run was asked to stop, has saved and can go on; ``exit_code`` says whether it wants to be started again."""
+
+    def __init__(self, why: str, exit_code: int, step: int, steps: int) -> None:
+        self.exit_code, self.step = exit_code, step
+        super().__init__(f"stopped after step {step} of {steps}, saved: {why}; the same command goes on from there")
+
+
 class TrainingStopped(UserError):
     """The loss or a gradient is not finite: nothing was updated by the step that is named.
 
@@ -15,6 +23,7 @@ class TrainingStopped(UserError):
     """
 
     exit_code = 1
+    everybodys = True
 
     def __init__(self, what: str, step: int, ids: tuple[str, ...], checkpoint: Path | None) -> None:
         self.step, self.ids, self.checkpoint = step, ids, checkpoint

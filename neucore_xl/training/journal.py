@@ -16,11 +16,11 @@ class Journal:
     """Open it as a context; ``write`` takes one record a logged step, ``advance`` is called after every step.
 
     ``resumed`` is the step that the run goes on from (0: a new run). On a terminal there is a progress bar;
-    elsewhere (a file, a scheduler's log) every record becomes one plain line. ``console=None`` is silent: that is
-    how all processes but the first are to be.
+    elsewhere (a file, a scheduler's log) every record becomes one plain line. All processes but the first have
+    ``log=None`` and ``console=None``: they write and say nothing.
     """
 
-    def __init__(self, log: RunLog, steps: int, resumed: int = 0, console: Console | None = None) -> None:
+    def __init__(self, log: RunLog | None, steps: int, resumed: int = 0, console: Console | None = None) -> None:
         self._log = log
         self._console = console
         self._progress: Progress | None = None
@@ -46,7 +46,8 @@ class Journal:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
 
     def advance(self, step: int, smoothed_loss: float | None) -> None:
         """Show that ``step`` steps are done."""
@@ -56,7 +57,8 @@ class Journal:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append ``record``, which has a ``step``, to the log."""
-        self._log.write(record)
+        if self._log is not None:
+            self._log.write(record)
         if self._progress is None or "validation" in record:
             self.say(_sentence(record))
 

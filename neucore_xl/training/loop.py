@@ -1,22 +1,27 @@
 """The training loop: micro-batches to gradients to steps, with logging, validation and checkpoints at their steps.
 
 Step numbers count finished optimiser steps: step 1 is the first. Nothing here depends on the wall clock but the two
-rates in the log, so that a run that is killed and resumed repeats the losses of an unbroken one.
+rates in the log, so that a run that is killed and resumed repeats the losses of an unbroken one. With several
+processes every one runs this loop, and whatever decides its course (losses, errors, requests to stop) is agreed on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.batches import Batch
 from neucore_xl.errors import UserError
+from neucore_xl.parallel.world import World
 from neucore_xl.training.engine import Engine
-from neucore_xl.training.errors import TrainingStopped
+from neucore_xl.training.errors import TrainingPaused, TrainingStopped
+from neucore_xl.training.gradcache import cached_step
 from neucore_xl.training.journal import Journal
 from neucore_xl.training.losses import objective
 from neucore_xl.training.meters import StepMeter
@@ -39,29 +44,50 @@ class Validation:
     metrics: Mapping[str, float]
 
 
+class Request(Protocol):
+    """Why a run is asked to stop before its end: a few words, and the exit code that says whether to start it again."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def exit_code(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls: ``validate()``; ``save(state, validation, best)``, the validation being that of the
-    same step if there was one; ``newest()``, the newest checkpoint or None."""
+    """What the loop calls, on every process alike.
+
+    ``validate()``; ``save(state, validation, best)``, the validation being that of the same step if there was one;
+    ``newest()``, the newest checkpoint or None; ``stop()``, a request to stop or None, after every step;
+    ``mark(phase, step)``, which says what is about to be done.
+    """
 
     validate: Callable[[], Validation]
     save: Callable[[TrainState, Validation | None, bool], None]
     newest: Callable[[], Path | None]
+    stop: Callable[[], Request | None] = lambda: None
+    mark: Callable[[str, int], None] = lambda phase, step: None
+
+    def marking(self, mark: Callable[[str, int], None]) -> Hooks:
+        """The same with another ``mark``."""
+        return replace(self, mark=mark)
 
 
 def run_loop(
     engine: Engine,
-    batches: Iterable[Batch | UserError],
+    batches: Iterable[Sequence[Batch] | UserError],
     settings: Settings,
     state: TrainState,
     journal: Journal,
     hooks: Hooks,
-    micro_per_epoch: int,
+    batches_per_epoch: int,
 ) -> TrainState:
     """Train from ``state.step`` to ``train.steps`` and return the state at the end.
 
-    ``batches`` are the micro-batches that follow ``state.step``, ``train.accumulate`` a step; an error among them is
-    raised here. Raises ``TrainingStopped`` before an update that is not finite.
+    ``batches`` are this process's parts of the batches that follow ``state.step``, ``train.accumulate`` batches a
+    step; an error among them is raised here. Raises ``TrainingStopped`` where loss or gradient is not finite, and
+    ``TrainingPaused`` after saving when ``hooks.stop`` asks for it.
     """
     train = settings.train
     meter = StepMeter()
@@ -76,6 +102,7 @@ def run_loop(
         validation, best = None, False
         if last or (train.validate_every and step % train.validate_every == 0):
             with meter.paused():
+                hooks.mark("validation", step)
                 validation = hooks.validate()
             engine.composer.train()
             record["validation"] = dict(validation.metrics)
@@ -83,58 +110,86 @@ def run_loop(
             if best:
                 state.best_step, state.best_value = step, validation.headline
         if validation is not None or step % train.log_every == 0:
-            record["epoch"] = step * train.accumulate / micro_per_epoch
+            record["epoch"] = step * train.accumulate / batches_per_epoch
             journal.write(record | meter.read())
-        if best or last or step % train.checkpoint_every == 0:
+        request = None if last else hooks.stop()
+        if best or last or request is not None or step % train.checkpoint_every == 0:
             # After the log line: what a checkpoint has done, the log holds.
             with meter.paused():
+                hooks.mark("checkpoint", step)
                 hooks.save(state, validation, best)
+        if request is not None:
+            raise TrainingPaused(request.text, request.exit_code, step, train.steps)
     return state
 
 
 def _one_step(
     engine: Engine,
-    stream: Iterator[Batch | UserError],
+    stream: Iterator[Sequence[Batch] | UserError],
     settings: Settings,
     step: int,
     journal: Journal,
     meter: StepMeter,
     hooks: Hooks,
 ) -> dict[str, Any]:
-    """One optimiser step; returns its log record. Losses are means over its micro-batches."""
-    parts = settings.train.accumulate
+    """One optimiser step; returns its log record. Losses are means over its batches, of all processes."""
+    accumulate = settings.train.accumulate
     sums: dict[str, float] = {"loss": 0.0, "loss_match": 0.0, "loss_concept": 0.0}
     ids: tuple[str, ...] = ()
     temperature = 0.0
-    for _ in range(parts):
+    for number in range(accumulate):
+        hooks.mark("data", step)
         with meter.waiting():
-            item = next(stream)
-        if isinstance(item, UserError):
-            raise item
-        ids += item.ids
-        output, batch = engine.forward(item)
-        terms = objective(engine.composer, output, batch, settings.loss)
-        values = {"loss": terms.total, "loss_match": terms.match, "loss_concept": terms.concept}
-        values.update({f"loss_{name}": value for name, value in terms.penalties.items()})
+            parts = _agreed_parts(next(stream), engine.world)
+        ids += tuple(i for part in parts for i in part.ids)
+        hooks.mark("forward and backward", step)
+        terms, log_scale = gradient(engine, parts, settings, 1 / accumulate, last=number == accumulate - 1)
+        values = dict(zip(terms, engine.world.mean([v.item() for v in terms.values()]), strict=True))
         for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value.item() / parts
+            sums[name] = sums.get(name, 0.0) + value / accumulate
         if not math.isfinite(sums["loss"]):
-            raise _stopped("the loss is not finite", step, item.ids, journal, hooks)
-        temperature = output.log_scale.detach().float().exp().item()
-        engine.backward(terms.total / parts)
-    norm = engine.gradient_norm()
-    if not math.isfinite(norm):
-        raise _stopped("a gradient is not finite", step, ids, journal, hooks)
+            raise _stopped("the loss is not finite", step, engine.world, ids, journal, hooks)
+        temperature = log_scale.float().exp().item()
     rates = engine.rates()
-    engine.step()
-    meter.step(len(ids), sums["loss"])
+    hooks.mark("update", step)
+    norm = engine.update()
+    if not math.isfinite(norm):
+        raise _stopped("a gradient is not finite", step, engine.world, ids, journal, hooks)
+    meter.step(len(ids) * engine.world.world_size, sums["loss"])
     record: dict[str, Any] = {"step": step, **sums, "lr": next(iter(rates.values()))}
     if "backbone" in rates:
         record["lr_backbone"] = rates["backbone"]
     return record | {"temperature": temperature, "grad_norm": norm}
 
 
-def _stopped(what: str, step: int, ids: tuple[str, ...], journal: Journal, hooks: Hooks) -> TrainingStopped:
+def _agreed_parts(item: Sequence[Batch] | UserError, world: World) -> Sequence[Batch]:
+    """``item`` where every process has one; an unreadable image of any process is everybody's error."""
+    failed = isinstance(item, UserError)
+    if world.any_of(int(failed)):
+        with world.agreed():
+            if isinstance(item, UserError):
+                raise item
+    assert not isinstance(item, UserError)
+    return item
+
+
+def gradient(
+    engine: Engine, parts: Sequence[Batch], settings: Settings, scale: float, *, last: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Add the gradient of ``scale`` · loss of one batch; its terms by their names in the log, and θ, detached."""
+    if len(parts) > 1:
+        return cached_step(engine, parts, settings.loss, scale, last=last)
+    with engine.accumulating(last):
+        output, batch = engine.forward(parts[0])
+        terms = objective(engine.composer, output, batch, settings.loss, engine.world)
+        engine.backward(terms.total * scale)
+    return terms.values(), output.log_scale.detach()
+
+
+def _stopped(
+    what: str, step: int, world: World, own_ids: tuple[str, ...], journal: Journal, hooks: Hooks
+) -> TrainingStopped:
+    ids = tuple(i for ids in world.gather(own_ids) for i in ids)
     newest = hooks.newest()
     journal.write(
         {"step": step, "loss": None, "stopped": what, "ids": list(ids), "checkpoint": str(newest) if newest else None}

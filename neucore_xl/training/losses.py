@@ -16,6 +16,8 @@ from neucore_xl.config.schema import LossSettings
 from neucore_xl.data.batches import Batch
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.features import ComposerOutput
+from neucore_xl.parallel.collectives import gather_rows
+from neucore_xl.parallel.world import World
 
 
 def batch_classification(scores: Tensor, positive: Tensor, exclude: Tensor, log_scale: Tensor) -> Tensor:
@@ -53,22 +55,44 @@ def focal_concept_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: floa
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The scalars of one micro-batch: ``total`` = ``match`` + λ · ``concept`` + the sum of ``penalties``."""
+    """The scalars of one forward: ``total`` = ``match`` + λ · ``concept`` + the sum of ``penalties``."""
 
     total: Tensor
     match: Tensor
     concept: Tensor
     penalties: dict[str, Tensor]
 
+    def values(self) -> dict[str, Tensor]:
+        """Detached, by their names in the log."""
+        named = {"loss": self.total, "loss_match": self.match, "loss_concept": self.concept}
+        named.update({f"loss_{name}": value for name, value in self.penalties.items()})
+        return {name: value.detach() for name, value in named.items()}
 
-def objective(composer: Composer, output: ComposerOutput, batch: Batch, settings: LossSettings) -> LossTerms:
-    """Total loss (equation 11) of one training forward.
 
+def objective(
+    composer: Composer, output: ComposerOutput, batch: Batch, settings: LossSettings, world: World | None = None
+) -> LossTerms:
+    """Total loss (equation 11) of one training forward; with several processes, this one's share of it.
+
+    Queries stay where they are, targets are gathered from all processes. The mean of the shares is the loss of the
+    whole batch, and with gradients averaged over processes its gradient is exact.
     A system without concept logits, a batch without labels, or λ = 0 gives a concept term of exactly zero.
     """
+    match = match_term(composer, output, batch.positive, batch.exclude, world or World())
+    return with_row_terms(match, output, batch, settings)
+
+
+def match_term(composer: Composer, output: ComposerOutput, positive: Tensor, exclude: Tensor, world: World) -> Tensor:
+    """Batch classification of this process's queries ``[B]`` over the targets of all processes ``[G]``; a scalar."""
     with torch.autocast(device_type=output.log_scale.device.type, enabled=False):
-        scores = composer.score(output.queries.map(_fp32), output.targets.map(_fp32))
-        match = batch_classification(scores, batch.positive, batch.exclude, output.log_scale)
+        targets = output.targets.map(lambda t: gather_rows(_fp32(t), world))
+        scores = composer.score(output.queries.map(_fp32), targets)
+        return batch_classification(scores, positive, exclude, output.log_scale)
+
+
+def with_row_terms(match: Tensor, output: ComposerOutput, batch: Batch, settings: LossSettings) -> LossTerms:
+    """``match`` and the terms that are means over rows, each row's own: concepts and penalties."""
+    with torch.autocast(device_type=output.log_scale.device.type, enabled=False):
         concept = torch.zeros_like(match)
         total = match
         if settings.concept_weight > 0 and output.concept_logits is not None and batch.concept_labels is not None:

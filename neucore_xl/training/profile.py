@@ -55,7 +55,7 @@ class StepProfile:
 def profile_steps(
     engine: Engine,
     backbone: Backbone,
-    stream: Iterator[Batch | UserError],
+    stream: Iterator[list[Batch] | UserError],
     settings: Settings,
     *,
     steps: int,
@@ -74,15 +74,14 @@ def profile_steps(
         for _ in range(settings.train.accumulate):
             _micro_batch(engine, backbone, stream, settings, profile)
         with _timed(engine, profile, "optimiser"):
-            engine.gradient_norm()
-            engine.step()
+            engine.update()
     return profile
 
 
 def _micro_batch(
     engine: Engine,
     backbone: Backbone,
-    stream: Iterator[Batch | UserError],
+    stream: Iterator[list[Batch] | UserError],
     settings: Settings,
     profile: StepProfile,
 ) -> None:
@@ -90,6 +89,8 @@ def _micro_batch(
         item = next(stream)
     if isinstance(item, UserError):
         raise item
+    if len(item) > 1:
+        raise UserError("a step in several forward passes cannot be split into parts: set train.micro_batch=null.")
     arrivals: list[float] = []
 
     def note(gradient: Tensor) -> Tensor:
@@ -99,12 +100,12 @@ def _micro_batch(
 
     before = profile.total - profile.seconds["heads, forward"]
     with _watched_towers(engine, backbone, profile, note), _timed(engine, profile, "heads, forward"):
-        output, batch = engine.forward(item)
+        output, batch = engine.forward(item[0])
     # The towers ran inside the forward: what they took is not the heads'.
     inside = profile.total - profile.seconds["heads, forward"] - before
     profile.seconds["heads, forward"] -= inside
     with _timed(engine, profile, "loss"):
-        total = objective(engine.composer, output, batch, settings.loss).total / settings.train.accumulate
+        total = objective(engine.composer, output, batch, settings.loss, engine.world).total / settings.train.accumulate
     start = _now(engine)
     engine.backward(total)
     end = _now(engine)

@@ -126,16 +126,17 @@ def test_a_weight_that_is_not_a_number_stops_the_run_and_names_the_batch(
 ) -> None:
     from neucore_xl.training.engine import PlainEngine
 
-    step, count = PlainEngine.step, []
+    update, count = PlainEngine.update, []
 
-    def poison(self: PlainEngine) -> None:
-        step(self)
+    def poison(self: PlainEngine) -> float:
+        norm = update(self)
         count.append(1)
         if len(count) == 5:
             with torch.no_grad():
                 next(p for p in self.composer.parameters() if p.requires_grad and p.ndim == 2).fill_(float("nan"))
+        return norm
 
-    monkeypatch.setattr(PlainEngine, "step", poison)
+    monkeypatch.setattr(PlainEngine, "update", poison)
     run = tmp_path / "run"
     with pytest.raises(TrainingStopped) as stop:
         train(tiny("train.validate_every=0"), run)

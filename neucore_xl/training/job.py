@@ -1,0 +1,94 @@
+"""A training job from its first to its last line: launchers, errors of one process or of all, exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from neucore_xl.config.schema import Settings
+from neucore_xl.errors import UserError, one_sentence
+from neucore_xl.parallel.launch import check, detect
+from neucore_xl.parallel.leaving import hand_over
+from neucore_xl.parallel.start import start, stop
+from neucore_xl.parallel.stopping import StopSignals
+from neucore_xl.parallel.watchdog import lost_peers
+from neucore_xl.parallel.world import World
+from neucore_xl.runs.folder import differences
+from neucore_xl.training.engine import resolve_device
+from neucore_xl.training.errors import TrainingPaused
+from neucore_xl.training.run import Together, train
+from neucore_xl.training.strategy import choose_strategy
+
+
+def run_job(settings: Settings, run_dir: Path) -> int:
+    """Train in this process and those it was launched with; returns the exit code, whatever happens.
+
+    0 finished; 1 stopped by a fault; 2 wrong input; 75 and 76 stopped on purpose, saved (``errors.REQUEUE``,
+    ``errors.STOPPED``); 130 interrupted. What concerns all is said once, by rank 0.
+    """
+    rank, many, world = 0, False, None
+    try:
+        launch = detect()
+        rank, many = launch.rank, launch.many
+        device = resolve_device(settings.train).type
+        check(launch, settings.train.world_size, device)
+        strategy = choose_strategy(settings.train, launch.world_size)
+        try:
+            world = start(launch, device, group=strategy.needs_group)
+        except UserError as error:  # here the processes cannot agree: each says what it saw
+            print(f"error: {error}", file=sys.stderr)
+            return hand_over(error.exit_code, rank)
+        same_settings(settings, world)
+        console = Console() if world.is_main else None
+        with StopSignals() as signals:
+            train(settings, run_dir, console=console, together=Together(world, launch, strategy, signals))
+        code = 0
+    except TrainingPaused as pause:
+        _say(str(pause), rank)
+        code = pause.exit_code
+    except KeyboardInterrupt:
+        _say(f"interrupted: the same command goes on from the last checkpoint in {run_dir}", rank)
+        code = 130
+    except Exception as error:
+        said = one_sentence(error) if isinstance(error, UserError | OSError) else None
+        lost = lost_peers(error, world)
+        if said is not None:
+            _say(f"error: {said[0]}", rank if world is None or getattr(error, "everybodys", False) else 0)
+            code = said[1]
+        elif lost is not None:
+            print(f"error: {lost}", file=sys.stderr, flush=True)
+            return _leave(1)
+        elif many:  # the others wait for this process: it must not linger in its own end
+            traceback.print_exc()
+            return _leave(1)
+        else:
+            raise
+    if world is not None:
+        stop(world)
+    return hand_over(code, rank)
+
+
+def same_settings(settings: Settings, world: World) -> None:
+    """Raise ``UserError``, on every rank, where a rank was started with other settings than rank 0."""
+    first: Settings = world.broadcast(settings)
+    with world.agreed():
+        if changed := differences(first, settings):
+            listed = "; ".join(f"{key} is {new}, on rank 0 {old}" for key, old, new in changed)
+            raise UserError(f"the processes were started with different settings ({listed}): start all alike.")
+
+
+def _say(text: str, rank: int) -> None:
+    if rank == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _leave(code: int) -> Any:
+    """End now: destroying a process group whose members are gone can wait for ever."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
