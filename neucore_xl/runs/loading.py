@@ -72,7 +72,11 @@ def whole_state(checkpoint: Checkpoint, world: World, names: Names) -> dict[str,
 
 
 def _repair(engine: Any, folder: Path) -> None:
-    """What loading the universal form leaves undone: buffers, and (stage 3) the rates and decays of each group."""
+    """What loading the universal form leaves undone.
+
+    Buffers are not loaded at all. Stage 3 gives every group the rate and decay of the first, and all parts one
+    tensor as their step count, which each of torch's updates then advances.
+    """
     buffers = dict(engine.module.named_buffers())
     with torch.no_grad():
         for name, value in model_state(folder)["module"].items():
@@ -81,3 +85,6 @@ def _repair(engine: Any, folder: Path) -> None:
     saved = torch.load(folder / TAG / "zero" / "optimizer_state.pt", map_location="cpu", weights_only=False)
     for group, kept in zip(engine.optimizer.param_groups, saved["param_groups"], strict=True):
         group.update({k: v for k, v in kept.items() if k != "params"})
+    for state in engine.optimizer.optimizer.state.values():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = state["step"].clone()

@@ -66,6 +66,8 @@ def write_together(
     tensors: Mapping[str, Sequence[int]] | None,
 ) -> Checkpoint:
     """Write the checkpoint folder ``path``, complete or not at all; every rank calls this and gets the checkpoint."""
+    if facts.get("strategy") == "deepspeed" and tensors is None:
+        raise ValueError("a DeepSpeed checkpoint needs the shapes of its tensors (stored_shapes)")
     doing, folder = "saving a checkpoint", path.parent
 
     def begin() -> str:
@@ -121,8 +123,7 @@ def consolidated(checkpoint: Checkpoint) -> dict[str, Tensor]:
             found = get_fp32_state_dict_from_zero_checkpoint(str(folder), TAG, exclude_frozen_parameters=True)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
         raise UserError(f"checkpoint {checkpoint.path} is damaged ({error}): use another one.") from error
-    names = checkpoint.manifest.get("tensors")
-    return {n: found[n] for n in names} if names is not None else dict(found)
+    return {name: found[name] for name in checkpoint.manifest["tensors"]}
 
 
 def _parallel(facts: Mapping[str, Any], world: World) -> dict[str, Any]:

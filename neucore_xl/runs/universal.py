@@ -23,10 +23,11 @@ from torch.optim import Optimizer
 
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import World
-from neucore_xl.runs import files, manifest
+from neucore_xl.runs import files
 from neucore_xl.runs.manifest import MANIFEST, TAG, ZERO, Checkpoint
 
 FOLDER = "universal"
+FORM = 1  # of what this file adds: a folder of another form is made anew
 MODEL_STATES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")  # stages 1 and 2; 3
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _POLL = 5.0  # seconds between two signs of life while rank 0 converts
@@ -78,7 +79,7 @@ def universal_folder(
             if process is not None:
                 _check(process, checkpoint, temporary)
                 with files.disk_errors(doing, checkpoint.path):
-                    _complete(temporary / TAG)
+                    _complete(temporary / TAG, checkpoint.manifest["tensors"])
             with files.disk_errors(doing, checkpoint.path):
                 _seal(temporary)
                 files.publish(temporary, path)
@@ -156,19 +157,22 @@ def _check(process: subprocess.Popen[bytes], checkpoint: Checkpoint, temporary: 
         raise UserError(f"checkpoint {checkpoint.path} cannot be brought to another number of processes: {last}")
 
 
-def _complete(state: Path) -> None:
+def _complete(state: Path, shapes: Mapping[str, Sequence[int]]) -> None:
     """Add what a stage other than the source's looks for, and drop what would be stored twice."""
     path = state / "zero" / "optimizer_state.pt"
     content = torch.load(path, map_location="cpu", weights_only=False)
-    folders = [p for p in (state / "zero").rglob("*") if p.is_dir() and (p / f"{MOMENTS[0]}.pt").is_file()]
+    folders = [state / "zero" / name for name in shapes if (state / "zero" / name / f"{MOMENTS[0]}.pt").is_file()]
     inner = content.get("optimizer_state_dict")
     if inner is not None:
         step = inner["state"][0]["step"]
     else:
         step = torch.load(folders[0] / "step.pt", map_location="cpu", weights_only=False)
     for folder in folders:
-        if not (folder / "step.pt").is_file():
-            torch.save(step, folder / "step.pt")
+        if inner is None:
+            continue
+        torch.save(step, folder / "step.pt")  # stage 3 stores none, and its tensors flat and bare
+        for file in (folder / f"{kind}.pt" for kind in ("fp32", *MOMENTS)):
+            torch.save({"param": _tensor(file).view(*shapes[folder.name])}, file)
     groups = [{k: v for k, v in g.items() if k != "params"} for g in content["param_groups"]]
     source = next(state / n for n in MODEL_STATES if (state / n).is_file())
     model = torch.load(source, map_location="cpu", weights_only=False)
@@ -244,12 +248,13 @@ def _seal(folder: Path) -> None:
     for name in names:
         files.sync_file(folder / name)
     sizes = {name: (folder / name).stat().st_size for name in sorted(names)}
-    files.write_json(folder / MANIFEST, {"format": manifest.FORMAT, "files": sizes})
+    files.write_json(folder / MANIFEST, {"form": FORM, "files": sizes})
 
 
 def _whole(folder: Path) -> bool:
     try:
-        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all((folder / name).stat().st_size == size for name, size in listed.items())
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        sizes = all((folder / name).stat().st_size == size for name, size in found["files"].items())
+        return sizes and found["form"] == FORM
     except (OSError, ValueError, KeyError, TypeError):
         return False
