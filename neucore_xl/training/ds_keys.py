@@ -168,8 +168,8 @@ def nearest(path: str) -> list[str]:
         siblings = siblings[block]
     prefix = path[: len(path) - len(word)]
     elsewhere = [key for key in dotted(known_keys()) if key.rsplit(".", 1)[-1] == word]
-    if elsewhere:  # the right word in the wrong place
-        return elsewhere
+    if elsewhere:  # the right word in the wrong place, or a slip that makes another block's word
+        return [prefix + key for key in _close(word, list(siblings), cutoff=0.75)] + elsewhere
     near = _close(word, list(siblings))
     if near:
         return [prefix + key for key in near]
@@ -177,9 +177,9 @@ def nearest(path: str) -> list[str]:
     return [by_word[key] for key in _close(word, list(by_word))]
 
 
-def _close(word: str, among: list[str]) -> list[str]:
+def _close(word: str, among: list[str], cutoff: float = 0.6) -> list[str]:
     """The most similar word, and others that are as similar."""
-    matches = difflib.get_close_matches(word, among, n=3, cutoff=0.6)
+    matches = difflib.get_close_matches(word, among, n=3, cutoff=cutoff)
     ratios = [difflib.SequenceMatcher(None, word, match).ratio() for match in matches]
     return [match for match, ratio in zip(matches, ratios, strict=True) if ratio >= max(ratios) - 0.01]
 
