@@ -64,6 +64,8 @@ def detect(environ: Mapping[str, str] = os.environ, ancestors: Sequence[Sequence
     else:
         launch = Launch()
     launch = _with_accelerate(launch, environ, ancestors)
+    if launch.launcher == "none" and (sentence := _mpi_doubt(environ)):
+        launch = replace(launch, doubt=sentence)
     if launch.doubt is None and (sentence := _slurm_doubt(launch, environ)):
         launch = replace(launch, doubt=sentence)
     if "SLURM_GPUS_ON_NODE" in environ:
@@ -230,6 +232,17 @@ def _slurm_doubt(launch: Launch, environ: Mapping[str, str]) -> str | None:
             f"the number of nodes ({_NODES_OPTION[launch.launcher]}) and one rendezvous, or set "
             f"train.world_size={launch.world_size} if separate worlds are meant."
         )
+    return None
+
+
+def _mpi_doubt(environ: Mapping[str, str]) -> str | None:
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        size = environ.get(name, "")
+        if size.isdigit() and int(size) > 1:
+            return (
+                f"mpirun started {size} processes that do not know of each other: use torchrun, accelerate launch or "
+                "srun, or set train.world_size=1 if separate runs are meant."
+            )
     return None
 
 
