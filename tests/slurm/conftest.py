@@ -171,6 +171,7 @@ def bring_up(folder: Path, nodes: int, gpus: int, **settings: str) -> Cluster:
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "NEUCORE"))} | variables
     environ |= {"SLURM_CONF": str(folder / "etc" / "slurm.conf"), "NEUCORE_HOME": str(REPOSITORY)}
     environ |= {"PATH": f"{environ['PATH']}:/usr/sbin:/sbin", "NEUCORE_SITE": str(folder / "site.sh")}
+    folder.chmod(0o755)  # munged refuses a socket that others cannot reach
     (folder / "site.sh").write_text(
         f"NEUCORE_PYTHON={sys.executable}\nexport OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1\n"
         "export DS_ACCELERATOR=cpu\n"
