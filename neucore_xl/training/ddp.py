@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +32,7 @@ class DDPEngine(PlainEngine):
         self._wrapped = DistributedDataParallel(
             self.composer,
             device_ids=[torch.cuda.current_device()] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
+            **_no_buffers(),
             find_unused_parameters=True,
             gradient_as_bucket_view=True,
         )
@@ -43,3 +45,9 @@ class DDPEngine(PlainEngine):
             return
         with self._wrapped.no_sync():
             yield
+
+
+def _no_buffers() -> dict[str, Any]:
+    """Buffers are left alone in a forward; newer versions of torch call it by another name."""
+    names = inspect.signature(DistributedDataParallel.__init__).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}

@@ -7,7 +7,6 @@ recipe, no accumulation of its own (the loop says which backward is the last of 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from neucore_xl.training.ds_check import stage_of
 from neucore_xl.training.ds_config import describe
 from neucore_xl.training.engine import Engine, resolve_device
 from neucore_xl.training.optim import build_optimizer, build_scheduler
+from neucore_xl.training.strategy import quiet_deepspeed
 
 
 class DeepSpeedEngine(Engine):
@@ -122,9 +122,7 @@ class DeepSpeedEngine(Engine):
 
 def import_deepspeed(device: torch.device) -> Any:
     """The module ``deepspeed``, told where it runs; the process group must be there already."""
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when it is first imported
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    quiet_deepspeed(device.type)
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

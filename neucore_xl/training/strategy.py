@@ -20,7 +20,7 @@ from neucore_xl.parallel.world import World
 from neucore_xl.training.data import Share
 from neucore_xl.training.ds_check import check_config, stage_of
 from neucore_xl.training.ds_config import find_config, from_accelerate, read_config, resolve_config
-from neucore_xl.training.engine import Engine, PlainEngine
+from neucore_xl.training.engine import Engine, PlainEngine, resolve_device
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def choose_strategy(train: TrainSettings, world_size: int, environ: Mapping[str,
     share = Share.of(train, World(0, world_size))
     if file is None:
         return Strategy(name)
+    quiet_deepspeed(resolve_device(train).type)
     source = find_config(file)
     config = read_config(source)
     check_config(config, source)
@@ -91,6 +92,13 @@ def choose_strategy(train: TrainSettings, world_size: int, environ: Mapping[str,
             clip_norm=train.clip_norm,
         ),
     )
+
+
+def quiet_deepspeed(device: str) -> None:
+    """Tell DeepSpeed where it runs, and to speak of errors only: it reads both when it is first imported."""
+    if device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 
 
 def build_engine(

@@ -1,0 +1,117 @@
+"""The same mathematics on every strategy: losses and parameters of plain training in one process, everywhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytestmark = pytest.mark.slow
+REPOSITORY = Path(__file__).parents[2]
+
+
+def _harness() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("parity", REPOSITORY / "benchmarks" / "parity.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["parity"] = module  # its processes import it by this name
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def harness() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+        patch.chdir(REPOSITORY)  # for ds_configs/
+        yield _harness()
+
+
+class Runs:
+    """Jobs on the tiny data by name, each run once; those of one number of ranks share their processes."""
+
+    def __init__(self, harness: ModuleType, folder: Path) -> None:
+        self.harness, self.folder = harness, folder
+        self.base = harness.tiny_settings(folder)
+
+    def run(self, jobs: dict[str, list[str]], ranks: int) -> dict:
+        made = [self.harness.Job(str(self.folder / "recipe.yaml"), [*self.base, *more]) for more in jobs.values()]
+        return dict(zip(jobs, self.harness.run_jobs(made, ranks, self.folder / f"out{ranks}"), strict=True))
+
+
+@pytest.fixture(scope="module")
+def runs(harness: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(harness, tmp_path_factory.mktemp("parity"))
+
+
+def under_all(harness: ModuleType, name: str, more: list[str], cut: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    return {f"{name} {s}": [*more, *cut, *harness.strategy_settings(s)] for s in harness.STRATEGIES}
+
+
+@pytest.mark.parametrize("row", ["neucore-xl", "neucore"])
+def test_ten_steps_on_two_ranks_are_those_of_one_process(row: str, harness: ModuleType, runs: Runs) -> None:
+    settings = {f: [f"model.name={row}", f"backbone.freeze={value}"] for f, value in harness.FREEZE.items()}
+    plain = runs.run({f: [*s, "train.strategy=plain"] for f, s in settings.items()}, 1)
+    found = runs.run({n: j for f, s in settings.items() for n, j in under_all(harness, f, s).items()}, 2)
+    assert len(found) == 15
+    for name, trained in found.items():
+        reference = plain[name.split()[0]]
+        assert reference.losses[0] - reference.losses[-1] > 0.05  # it learns: equal losses are not constant ones
+        loss, parameters = harness.difference(reference, trained)
+        assert loss < 1e-5, name
+        assert parameters < 1e-4, name
+        assert trained.norms == pytest.approx(reference.norms, rel=1e-4), name
+        if name.endswith("zero3"):
+            whole = sum(p.numel() for p in trained.parameters.values())
+            assert max(trained.held) < 0.51 * whole, name
+
+
+def test_four_ranks_and_micro_batches_and_parts_change_nothing(harness: ModuleType, runs: Runs) -> None:
+    trained = ["backbone.freeze=none"]
+    plain = runs.run(
+        {
+            "whole": [*trained, "train.strategy=plain"],
+            "cut": [*trained, "train.strategy=plain", "train.micro_batch=4"],
+            "parts": [*trained, "train.strategy=plain", "train.accumulate=2"],
+        },
+        1,
+    )
+    four = runs.run(under_all(harness, "four", trained), 4)
+    two = runs.run(
+        under_all(harness, "cut", trained, ("train.micro_batch=4",))
+        | under_all(harness, "parts", trained, ("train.accumulate=2",)),
+        2,
+    )
+    assert plain["parts"].losses != pytest.approx(plain["whole"].losses, rel=1e-3)  # other negatives: another loss
+    for name, found in {"cut plain": plain["cut"], **four, **two}.items():
+        loss, parameters = harness.difference(plain["parts" if name.startswith("parts") else "whole"], found)
+        assert loss < 1e-5, name
+        assert parameters < 1e-4, name
+
+
+def test_bf16_agrees_within_its_rounding(harness: ModuleType, runs: Runs) -> None:
+    more = ["backbone.freeze=none", "train.precision=bf16"]
+    plain = runs.run(
+        {"fp32": ["backbone.freeze=none", "train.strategy=plain"], "bf16": [*more, "train.strategy=plain"]}, 1
+    )
+    rounding = harness.difference(plain["fp32"], plain["bf16"])[0]
+    assert rounding > 1e-5
+    for name, found in runs.run(under_all(harness, "bf16", more), 2).items():
+        losses = [abs(a - b) for a, b in zip(found.losses, plain["bf16"].losses, strict=True)]
+        assert max(losses) < max(0.05, 5 * rounding), name
+
+
+def test_the_temperature_stays_below_its_bound_under_every_master_copy(harness: ModuleType, runs: Runs) -> None:
+    near = ["backbone.freeze=all", "loss.temperature_init=4.6", "loss.temperature_max=4.605", "train.lr=5e-2"]
+    free = ["loss.temperature_max=20"]
+    for precision in ("fp32", "bf16"):
+        more = [*near, f"train.precision={precision}"]
+        found = runs.run(under_all(harness, "near", more) | {"free": [*more, *free, "train.strategy=ddp"]}, 2)
+        assert max(found.pop("free").temperatures) > 4.605  # without the bound it would have gone beyond
+        for name, trained in found.items():
+            assert max(trained.temperatures) <= 4.605 + 1e-6, (precision, name)
