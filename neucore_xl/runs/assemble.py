@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -17,6 +17,8 @@ from neucore_xl.models.backbone import Backbone, build_backbone
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.registry import build_composer
 from neucore_xl.models.towers import parameters_hash
+from neucore_xl.parallel.together import ALONE
+from neucore_xl.parallel.world import World
 from neucore_xl.runs.cache import cache_root
 from neucore_xl.runs.checkpoints import Identity
 from neucore_xl.runs.collate import Collator
@@ -26,7 +28,10 @@ from neucore_xl.runs.texts import SentenceFacts, sentence_facts
 
 @dataclass(frozen=True)
 class Assembled:
-    """One system, on the CPU. ``backbone_fingerprint`` names its frozen weights, whatever becomes of the others."""
+    """One system, on the CPU, the same on every rank of ``world``.
+
+    ``backbone_fingerprint`` names its frozen weights, whatever becomes of the others.
+    """
 
     settings: Settings
     backbone: Backbone
@@ -34,6 +39,7 @@ class Assembled:
     vocabulary: Vocabulary
     tagger: ConceptTagger
     backbone_fingerprint: str
+    world: World = field(default_factory=World)
 
     @property
     def identity(self) -> Identity:
@@ -41,18 +47,22 @@ class Assembled:
         return Identity(self.settings.model.name, self.backbone_fingerprint, self.vocabulary.fingerprint())
 
     def facts(self, splits: Sequence[Split]) -> SentenceFacts:
-        """Planned edits and concepts of the sentences of ``splits``."""
-        return sentence_facts(self.settings, self.tagger, splits, cache_root(self.settings.train))
+        """Planned edits and concepts of the sentences of ``splits``; rank 0 finds them out, for all."""
+        cache_dir = cache_root(self.settings.train)
+        return self.world.on_main(lambda: sentence_facts(self.settings, self.tagger, splits, cache_dir))
 
     def inputs_for(
         self, splits: Sequence[Split], facts: SentenceFacts | None = None, *, without_gallery: Collection[str] = ()
     ) -> Inputs:
-        """Inputs over ``splits``; frozen towers are computed now as far as the cache lacks them.
+        """Inputs over ``splits``; frozen towers are computed now, by all ranks, as far as the cache lacks them.
 
         Of splits named in ``without_gallery`` (the training split) only the images of triplets are.
         """
         facts = facts or self.facts(splits)
-        return make_inputs(self.settings, self.backbone, splits, facts.short_texts(), without_gallery=without_gallery)
+        texts = facts.short_texts()
+        return make_inputs(
+            self.settings, self.backbone, splits, texts, without_gallery=without_gallery, world=self.world
+        )
 
     def collator(self, inputs: Inputs, facts: SentenceFacts, split: Split) -> Collator:
         """The collator of ``split``."""
@@ -62,22 +72,23 @@ class Assembled:
         )
 
 
-def assemble(settings: Settings, vocabulary: Vocabulary | None = None) -> Assembled:
+def assemble(settings: Settings, vocabulary: Vocabulary | None = None, *, world: World = ALONE) -> Assembled:
     """Build every part of ``settings``; without ``vocabulary`` it is made from the training split's sentences.
 
     Initial weights are a function of ``train.seed`` (and of the pretrained file); torch's own random state is left
-    as it was. Raises ``UserError`` for an unknown backbone, row or data folder.
+    as it was. Raises ``UserError`` for an unknown backbone, row or data folder, on every rank of ``world``.
     """
-    tagger = ConceptTagger(settings.language, cache_root(settings.train))
+    with world.agreed():
+        tagger = ConceptTagger(settings.language, cache_root(settings.train))
     if vocabulary is None:
-        vocabulary = build_vocabulary(settings, tagger)
-    with torch.random.fork_rng():
+        vocabulary = world.on_main(lambda: build_vocabulary(settings, tagger))
+    with world.agreed(), torch.random.fork_rng():
         torch.manual_seed(settings.train.seed)
         backbone = build_backbone(settings.backbone)
         fingerprint = frozen_fingerprint(backbone)
         torch.manual_seed(settings.train.seed)  # heads do not depend on how many numbers the towers drew
         composer = build_composer(settings, backbone, vocabulary)
-    return Assembled(settings, backbone, composer, vocabulary, tagger, fingerprint)
+    return Assembled(settings, backbone, composer, vocabulary, tagger, fingerprint, world)
 
 
 def build_vocabulary(settings: Settings, tagger: ConceptTagger) -> Vocabulary:

@@ -4,7 +4,7 @@ Layout under the cache folder: one folder per store, named after what fixes its 
 tower and transform>``, ``texts-<hash of text tower>``), in it immutable shards ``shard-<n>-<random>/`` of plain
 ``.npy`` arrays and a ``shard.json``. A shard is written under a temporary name and renamed, so it exists completely
 or not at all; one whose files do not have the recorded sizes is thrown away and recomputed. A second split adds
-shards.
+shards. Several processes fill a store together, each with shards of its own.
 
 An image is identified by its resolved path, size in bytes and modification time (ns): reading tens of thousands of
 files at every start only to hash them would cost more than it protects from. A replaced or edited image is
@@ -20,7 +20,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,14 @@ import torch
 from neucore_xl.config.schema import TrainSettings
 from neucore_xl.data.batches import ImageFeatures, TextFeatures
 from neucore_xl.errors import UserError
+from neucore_xl.parallel.together import ALONE
+from neucore_xl.parallel.world import World
 from neucore_xl.runs import files
+from neucore_xl.runs.filling import fill
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-SHARD_BYTES = 1 << 29  # a killed first pass loses at most this much work
 
 
 def cache_root(settings: TrainSettings) -> Path:
@@ -83,9 +84,15 @@ class Store:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def refresh(self) -> None:
-        """Take in shards that were written since (by this process or another)."""
-        for shard in sorted(self.folder.glob("shard-*")):
+    def refresh(self, announced: Iterable[str] = ()) -> None:
+        """Take in shards that were written since (by this process or another).
+
+        Shards ``announced`` by name are looked for even where the folder's listing does not show them yet: network
+        file systems keep listings for up to a minute.
+        """
+        listed = {shard.name for shard in self.folder.glob("shard-*")}
+        fresh = {name for name in announced if (self.folder / name / "shard.json").exists()}
+        for shard in (self.folder / name for name in sorted(listed | fresh)):
             if shard.name in self._known:
                 continue
             keys = _complete_shard(shard)
@@ -108,8 +115,8 @@ class Store:
             self._maps[shard] = arrays
         return arrays, row
 
-    def append(self, keys: Sequence[str], arrays: Mapping[str, np.ndarray]) -> None:
-        """Write one shard. Raises ``UserError`` when the disk is full; the store then is as before."""
+    def append(self, keys: Sequence[str], arrays: Mapping[str, np.ndarray]) -> str:
+        """Write one shard and return its name; raises ``UserError`` when the disk is full, with the store as before."""
         target = self.folder / f"shard-{len(self._known):05d}-{uuid.uuid4().hex[:8]}"
         with files.disk_errors("writing features", self.folder), files.new_folder(target) as folder:
             for name, array in arrays.items():
@@ -118,7 +125,8 @@ class Store:
             sizes = {p.name: p.stat().st_size for p in folder.glob("*.npy")}
             head = {"format": FORMAT, "keys": list(keys), "bytes": sizes}
             (folder / "shard.json").write_text(json.dumps(head), encoding="utf-8")
-        self.refresh()
+        self.refresh([target.name])
+        return target.name
 
     def sweep(self) -> None:
         """Delete leftovers and incomplete shards; call only while holding the store's lock."""
@@ -173,48 +181,33 @@ class FeatureCache:
         return TextFeatures(torch.from_numpy(words), torch.from_numpy(pooled), torch.from_numpy(mask))
 
     def fill_images(
-        self, keys: Sequence[str], encode: Callable[[list[str]], Iterator[tuple[list[str], ImageFeatures]]]
+        self,
+        keys: Sequence[str],
+        encode: Callable[[list[str]], Iterator[tuple[list[str], ImageFeatures]]],
+        *,
+        world: World = ALONE,
+        batch: int = 1,
     ) -> int:
-        """Store the images ``keys``; ``encode(missing)`` yields (keys, features) chunks. Returns how many were new."""
-        return _fill(self.images, keys, encode, _image_arrays)
+        """Store the images ``keys``; ``encode(missing)`` yields (keys, features) chunks. Returns how many were new.
+
+        Every rank of ``world`` gives as many keys in the same order, and each computes a share of what is missing,
+        in whole runs of ``batch`` keys: with that many a chunk, the features are those that one process computes.
+        """
+        return fill(self.images, keys, encode, _image_arrays, world, batch)
 
     def fill_texts(
-        self, texts: Sequence[str], encode: Callable[[list[str]], Iterator[tuple[list[str], TextFeatures]]]
+        self,
+        texts: Sequence[str],
+        encode: Callable[[list[str]], Iterator[tuple[list[str], TextFeatures]]],
+        *,
+        world: World = ALONE,
+        batch: int = 1,
     ) -> int:
-        """Store ``texts``; ``encode(missing)`` yields (texts, features) chunks. Returns how many were new."""
-        return _fill(self.texts, texts, encode, _text_arrays)
+        """Store ``texts``; ``encode(missing)`` yields (texts, features) chunks. Returns how many were new.
 
-
-def _fill(
-    store: Store,
-    keys: Sequence[str],
-    encode: Callable[[list[str]], Iterator[tuple[list[str], Any]]],
-    join: Callable[[list[Any]], dict[str, np.ndarray]],
-) -> int:
-    if not store.missing(keys):
-        return 0
-    with files.disk_errors("creating the feature cache", store.folder):
-        store.folder.mkdir(parents=True, exist_ok=True)
-    waiting = f"feature cache: waiting for another run that fills {store.folder}"
-    with ExitStack() as stack:
-        with files.disk_errors("locking the feature cache", store.folder):
-            stack.enter_context(files.locked(store.folder / "lock", wait=True, waiting=waiting))
-        store.refresh()  # the run that was waited for may have computed them
-        store.sweep()
-        missing = store.missing(keys)
-        names: list[str] = []
-        parts: list[Any] = []
-        size = 0
-        for chunk, features in encode(missing) if missing else ():
-            names += chunk
-            parts.append(features)
-            size += sum(t.nbytes for t in vars(features).values())
-            if size >= SHARD_BYTES:
-                store.append(names, join(parts))
-                names, parts, size = [], [], 0
-        if names:
-            store.append(names, join(parts))
-        return len(missing)
+        ``world`` and ``batch`` are those of ``fill_images``.
+        """
+        return fill(self.texts, texts, encode, _text_arrays, world, batch)
 
 
 def _image_arrays(parts: list[ImageFeatures]) -> dict[str, np.ndarray]:

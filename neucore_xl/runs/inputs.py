@@ -14,6 +14,8 @@ from neucore_xl.data.batches import ImageFeatures, ImageInput, Inputs, TextFeatu
 from neucore_xl.data.triplets import Split
 from neucore_xl.errors import UserError
 from neucore_xl.models.backbone import Backbone
+from neucore_xl.parallel.together import ALONE
+from neucore_xl.parallel.world import World
 from neucore_xl.runs.cache import FeatureCache, cache_root, image_key
 from neucore_xl.runs.progress import track
 
@@ -116,16 +118,26 @@ def make_inputs(
     extra_texts: Sequence[str] = (),
     *,
     without_gallery: Collection[str] = (),
+    world: World = ALONE,
 ) -> Inputs:
     """Inputs over the images and sentences of ``splits`` and ``extra_texts`` (phrases and concept names).
 
     Frozen towers are computed now, as far as the cache lacks them, on ``settings.train.device``. Of splits named in
     ``without_gallery`` only the images of triplets are: a training split is not ranked, and its gallery is large.
+    All ranks of ``world`` call it alike and share the work; it runs the bare backbone, so before ZeRO-3 shards it.
     """
-    transform = backbone.transform(settings.data.target_pad)
-    pixels = PixelInputs(image_paths(splits), transform, backbone.tokenizer)
-    cache_images, cache_texts = backbone.image_frozen, backbone.text_frozen
-    if not settings.train.cache_features or not (cache_images or cache_texts):
+    with world.agreed():
+        transform = backbone.transform(settings.data.target_pad)
+        pixels = PixelInputs(image_paths(splits), transform, backbone.tokenizer)
+        cache_images, cache_texts = backbone.image_frozen, backbone.text_frozen
+        if not settings.train.cache_features:
+            cache_images = cache_texts = False
+        device = pick_device(settings.train.device)
+        keys: dict[str, str] = {}
+        if cache_images:
+            names = [name for split in splits for name in needed_images(split, split.name not in without_gallery)]
+            keys = {name: image_key(pixels.path(name)) for name in dict.fromkeys(names)}
+    if not (cache_images or cache_texts):
         return pixels
     cache = FeatureCache(
         cache_root(settings.train) / "features",
@@ -133,20 +145,25 @@ def make_inputs(
         transform=transform.fingerprint(),
         text_tower=backbone.fingerprint("text") if cache_texts else "",
     )
-    device = pick_device(settings.train.device)
     size = settings.evaluation.batch_size
-    keys: dict[str, str] = {}
     if cache_images:
-        names = [name for split in splits for name in needed_images(split, split.name not in without_gallery)]
-        keys = {name: image_key(pixels.path(name)) for name in dict.fromkeys(names)}
         by_key = {key: name for name, key in keys.items()}
         cache.fill_images(
             list(keys.values()),
-            lambda missing: _encode_images(backbone, pixels, missing, by_key, size, settings.data.workers, device),
+            lambda missing: _encode_images(
+                backbone, pixels, missing, by_key, size, settings.data.workers, device, world.is_main
+            ),
+            world=world,
+            batch=size,
         )
     if cache_texts:
         texts = [t.text for split in splits for t in split.triplets]
-        cache.fill_texts(["", *texts, *extra_texts], lambda missing: _encode_texts(backbone, missing, size, device))
+        cache.fill_texts(
+            ["", *texts, *extra_texts],
+            lambda missing: _encode_texts(backbone, missing, size, device, world.is_main),
+            world=world,
+            batch=size,
+        )
     return CachedInputs(cache, pixels, keys, cache_images=cache_images, cache_texts=cache_texts)
 
 
@@ -203,6 +220,7 @@ def _encode_images(
     batch_size: int,
     workers: int,
     device: torch.device,
+    shown: bool,
 ) -> Iterator[tuple[list[str], ImageFeatures]]:
     loader = torch.utils.data.DataLoader(
         _Chunks(pixels, [by_key[key] for key in keys]),
@@ -212,7 +230,7 @@ def _encode_images(
         worker_init_fn=_one_thread,
     )
     done = 0
-    with _on_device(backbone, device), track("image features", len(keys)) as advance:
+    with _on_device(backbone, device), track("image features", len(keys), shown=shown) as advance:
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
@@ -224,9 +242,9 @@ def _encode_images(
 
 
 def _encode_texts(
-    backbone: Backbone, texts: list[str], batch_size: int, device: torch.device
+    backbone: Backbone, texts: list[str], batch_size: int, device: torch.device, shown: bool
 ) -> Iterator[tuple[list[str], TextFeatures]]:
-    with _on_device(backbone, device), track("text features", len(texts)) as advance:
+    with _on_device(backbone, device), track("text features", len(texts), shown=shown) as advance:
         for start in range(0, len(texts), batch_size):
             chunk = texts[start : start + batch_size]
             with torch.no_grad():

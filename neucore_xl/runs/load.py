@@ -12,6 +12,8 @@ from neucore_xl.data.batches import Inputs
 from neucore_xl.data.triplets import Split
 from neucore_xl.errors import UserError
 from neucore_xl.models.composer import Composer
+from neucore_xl.parallel.together import ALONE
+from neucore_xl.parallel.world import World
 from neucore_xl.runs import checkpoints
 from neucore_xl.runs.assemble import Assembled, assemble
 from neucore_xl.runs.checkpoints import Checkpoint
@@ -58,22 +60,28 @@ class Run:
         return self.assembled.collator(inputs, facts, split)
 
 
-def load_run(path: Path | str, *, checkpoint: str = "best", settings: Settings | None = None) -> Run:
+def load_run(
+    path: Path | str, *, checkpoint: str = "best", settings: Settings | None = None, world: World = ALONE
+) -> Run:
     """The run at ``path`` with its ``best`` (else last), ``last`` or step-numbered checkpoint.
 
     ``settings`` replaces those of the folder, e.g. to point ``data.root`` or the cache elsewhere. Raises
     ``UserError`` when there is no run or no checkpoint, when a file is damaged, and when weights, vocabulary or
-    frozen backbone are not those the checkpoint was made with.
+    frozen backbone are not those the checkpoint was made with; on every rank of ``world`` if on one.
     """
     folder = RunFolder(path)
-    own = folder.settings()
-    vocabulary = folder.vocabulary()
-    if vocabulary is None:
-        raise UserError(f"run {folder.path} has no vocabulary.json: it was stopped before training; train it again.")
-    found = find_checkpoint(folder, checkpoint)
-    assembled = assemble(settings or own, vocabulary)
-    checkpoints.check_identity(found, assembled.identity)
-    checkpoints.load_state(assembled.composer, assembled.backbone, found.weights(), found.path)
+    with world.agreed():
+        own = folder.settings()
+        vocabulary = folder.vocabulary()
+        if vocabulary is None:
+            raise UserError(
+                f"run {folder.path} has no vocabulary.json: it was stopped before training; train it again."
+            )
+        found = find_checkpoint(folder, checkpoint)
+    assembled = assemble(settings or own, vocabulary, world=world)
+    with world.agreed():
+        checkpoints.check_identity(found, assembled.identity)
+        checkpoints.load_state(assembled.composer, assembled.backbone, found.weights(), found.path)
     assembled.composer.eval()
     return Run(folder.path, settings or own, assembled, found)
 

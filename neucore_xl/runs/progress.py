@@ -13,10 +13,15 @@ QUIET_BELOW = 256  # items; progress of less would only flicker
 
 
 @contextmanager
-def track(description: str, total: int, console: Console | None = None) -> Iterator[Callable[[int], None]]:
-    """Show progress on standard error; the block calls the yielded function with the number of items done since."""
+def track(
+    description: str, total: int, console: Console | None = None, *, shown: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """Show progress on standard error; the block calls the yielded function with the number of items done since.
+
+    One process of many has it ``shown``; the others count in silence.
+    """
     console = console or Console(file=sys.stderr)
-    if total < QUIET_BELOW:
+    if not shown or total < QUIET_BELOW:
         yield lambda n: None
     elif console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -13,8 +13,10 @@ from neucore_xl.errors import UserError
 from neucore_xl.evaluation import cirr, fashion_iq
 from neucore_xl.evaluation.result import Result
 from neucore_xl.models.composer import Composer
+from neucore_xl.parallel.together import ALONE
+from neucore_xl.parallel.world import World
 from neucore_xl.runs.collate import Collator
-from neucore_xl.runs.encode import score_split
+from neucore_xl.runs.encode import Forward, score_split
 from neucore_xl.training.loop import Validation
 from neucore_xl.training.randomness import kept_random_state
 
@@ -35,14 +37,27 @@ def evaluate_split(
     split: Split,
     settings: Settings,
     device: torch.device | str,
+    *,
+    world: World = ALONE,
+    forward: Forward | None = None,
 ) -> Result:
     """Metrics of ``split`` in percent, computed in fp32: CIRR with hard labels, Fashion-IQ over the full galleries
-    with the reference kept and macro averages. ``composer`` is on ``device``; the random state is left as it was."""
-    with kept_random_state(settings.train.seed):
-        chunks = score_split(composer, inputs, collator, split, settings.evaluation, device)
+    with the reference kept and macro averages. ``composer`` is on ``device``; the random state is left as it was.
+
+    All ranks of ``world`` encode, through ``forward`` where an engine wraps the composer; rank 0 ranks, and every
+    rank gets its result.
+    """
+
+    def ranked() -> Result:
         if split.dataset == "cirr":
             return cirr.evaluate(split, chunks[""], labels="hard")
         return fashion_iq.evaluate(split, chunks, captions=settings.data.captions)
+
+    with kept_random_state(settings.train.seed):
+        chunks = score_split(
+            composer, inputs, collator, split, settings.evaluation, device, world=world, forward=forward
+        )
+        return world.on_main(ranked)
 
 
 def headline(result: Result) -> Validation:

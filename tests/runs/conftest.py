@@ -72,6 +72,12 @@ def write_cirr(root: Path, splits: dict[str, int]) -> Path:
 
 
 @pytest.fixture
+def larger_root(tmp_path: Path) -> Path:
+    """Twelve pictures and eight pairs for validation too."""
+    return write_cirr(tmp_path / "larger", {"train": 12, "val": 12})
+
+
+@pytest.fixture
 def cirr_root(tmp_path: Path) -> Path:
     return write_cirr(tmp_path / "cirr", {"train": 12, "val": 6})
 

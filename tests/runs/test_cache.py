@@ -14,7 +14,7 @@ import torch
 
 from neucore_xl.data.batches import ImageFeatures, TextFeatures
 from neucore_xl.errors import UserError
-from neucore_xl.runs import cache as cache_module
+from neucore_xl.runs import filling
 from neucore_xl.runs.cache import FeatureCache, Store, image_key
 
 
@@ -86,7 +86,7 @@ def test_pickled_stores_hold_no_open_map(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_fill_keeps_whole_shards_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "SHARD_BYTES", 2 * (3 * 2 + 4) * 4)  # two images
+    monkeypatch.setattr(filling, "SHARD_BYTES", 2 * (3 * 2 + 4) * 4)  # two images
     with pytest.raises(KeyboardInterrupt):
         new_cache(tmp_path).fill_images([f"k{i}" for i in range(5)], Tower(fail_after=3))
     tower = Tower()
