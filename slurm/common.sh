@@ -16,6 +16,8 @@ neucore_refuse() { echo "error: $*" >&2; exit 2; }
 neucore_begin() {
   [[ -n ${SLURM_JOB_ID:-} ]] || neucore_refuse "this script is for sbatch: sbatch --nodes=N --gpus-per-node=G SCRIPT …"
   cd "${SLURM_SUBMIT_DIR:-.}" || neucore_refuse "the folder of submission ${SLURM_SUBMIT_DIR:-.} is not on this node"
+  unset FORCE_COLOR TTY_INTERACTIVE TTY_COMPATIBLE # the log is no terminal, whatever the submitting shell was
+  export PYTHONUNBUFFERED=1                        # not srun --unbuffered, which gives every rank a terminal
   NEUCORE_MAX_RESTARTS=${NEUCORE_MAX_RESTARTS:-20}
   neucore_restarts=${SLURM_RESTART_COUNT:-0}
   NEUCORE_SRUN_OPTIONS=()
@@ -92,7 +94,7 @@ neucore_launch() {
   # Everything is said here: srun takes --cpus-per-task from the job no longer (22.05), and counts of tasks
   # that were asked of sbatch must not reach a step that has one task a node.
   srun --nodes="$neucore_nodes" --ntasks=$((tasks * neucore_nodes)) --ntasks-per-node="$tasks" \
-    --cpus-per-task="$cpus" --distribution=block --export=ALL --unbuffered --wait=60 --kill-on-bad-exit=1 \
+    --cpus-per-task="$cpus" --distribution=block --export=ALL --wait=60 --kill-on-bad-exit=1 \
     ${more[@]+"${more[@]}"} ${NEUCORE_SRUN_OPTIONS[@]+"${NEUCORE_SRUN_OPTIONS[@]}"} \
     ${NEUCORE_CONTAINER[@]+"${NEUCORE_CONTAINER[@]}"} \
     bash "$NEUCORE_HOME/slurm/task.sh" "$@" &

@@ -34,7 +34,7 @@ set_command() {
   local python=${NEUCORE_PYTHON:-python} ranks=${NEUCORE_RANKS_PER_NODE:-1} options
   local nodes=${SLURM_STEP_NUM_NODES:-${SLURM_JOB_NUM_NODES:-1}}
   case ${NEUCORE_LAUNCHER:-srun} in
-    srun) command=("$python" -u "$@") ;;
+    srun) command=("$python" "$@") ;;
     torchrun)
       command=("$python" -m torch.distributed.run --nnodes="$nodes" --nproc-per-node="$ranks" --max-restarts=0
         --node-rank="$SLURM_NODEID" --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" "$@")

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,6 @@ from neucore_xl.training.log import read_log
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 TOOLS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare", "nsenter")
-STEPS = 60
 PATIENCE = 600  # seconds for anything; never what a test asserts
 
 TOWERS = {
@@ -238,7 +238,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def words(shapes: Path) -> list[str]:
-    """Recipe and settings of a run of ``STEPS`` steps on CPUs: fp32, no dropout, towers trained in part."""
+    """Recipe and settings of a run on CPUs: fp32, no dropout, towers trained in part."""
     return [
         str(shapes / "recipe.yaml"),
         "data.name=cirr",
@@ -254,7 +254,6 @@ def words(shapes: Path) -> list[str]:
         "model.correction_dropout=0",
         "model.exchange_layers=1",
         "fusion.max_steps=3",
-        f"train.steps={STEPS}",
         "train.batch_size=8",
         "train.lr=1e-4",
         "train.device=cpu",
@@ -294,20 +293,25 @@ def losses() -> Callable[[Path], dict[int, float]]:
 
 
 @pytest.fixture(scope="session")
-def unbroken(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
-    """The losses of one process that nothing disturbs."""
-    run = tmp_path_factory.mktemp("unbroken") / "run"
+def unbroken(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[int, float]]:
+    """``unbroken(steps)``: the losses of a run of so many steps by one process that nothing disturbs."""
     environ = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with subprocess.Popen(
-        [sys.executable, "-m", "neucore_xl.train", words[0], "--run", str(run), *words[1:]],
-        env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    ) as process:  # fmt: skip
-        try:
-            said, _ = process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    assert process.returncode == 0, said
-    found = losses_of(run)
-    assert sorted(found) == list(range(1, STEPS + 1))
-    return found
+
+    @cache
+    def train(steps: int) -> dict[int, float]:
+        run = tmp_path_factory.mktemp("unbroken") / "run"
+        with subprocess.Popen(
+            [sys.executable, "-m", "neucore_xl.train", words[0], "--run", str(run), *words[1:], f"train.steps={steps}"],
+            env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                said, _ = process.communicate(timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        assert process.returncode == 0, said
+        found = losses_of(run)
+        assert sorted(found) == list(range(1, steps + 1))
+        return found
+
+    return train

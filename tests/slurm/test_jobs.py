@@ -17,7 +17,10 @@ import pytest
 pytestmark = pytest.mark.slow
 
 TWO_BY_TWO = ("--nodes=2", "--gpus-per-node=2")
+LONG = "train.steps=60"  # to be interrupted in
+SHORT = "train.steps=10"
 Losses = Callable[[Path], dict[int, float]]
+Unbroken = Callable[[int], dict[int, float]]
 
 
 def world_sizes(text: str) -> list[int]:
@@ -35,20 +38,20 @@ def test_every_launcher_trains_on_two_nodes_as_one_process_does(
     cluster: Any,
     words: list[str],
     zero3: str,
-    unbroken: dict[int, float],
+    unbroken: Unbroken,
     losses: Losses,
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
     more = [zero3] if strategy == "zero3" else [f"train.strategy={strategy}"]
     job = cluster.submit(
-        "train", *words, "--run", str(run), *more, sbatch=TWO_BY_TWO, cwd=tmp_path, NEUCORE_LAUNCHER=launcher
+        "train", *words, "--run", str(run), SHORT, *more, sbatch=TWO_BY_TWO, cwd=tmp_path, NEUCORE_LAUNCHER=launcher
     )
     shown = job.ended()
     assert (shown["JobState"], shown["ExitCode"], shown["Restarts"]) == ("COMPLETED", "0:0", "0")
     assert world_sizes(job.text) == [4]
     assert re.search(rf"^strategy +.*{'deepspeed' if strategy == 'zero3' else strategy}", job.text, re.MULTILINE)
-    assert losses(run) == pytest.approx(unbroken, abs=1e-5)
+    assert losses(run) == pytest.approx(unbroken(10), abs=1e-5)
     assert [p.name for p in tmp_path.iterdir()] == ["run"]  # the file of the exit code is gone
 
 
@@ -60,13 +63,13 @@ def test_a_warning_signal_saves_requeues_and_goes_on(
     launcher: str,
     cluster: Any,
     words: list[str],
-    unbroken: dict[int, float],
+    unbroken: Unbroken,
     losses: Losses,
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
     job = cluster.submit(
-        "train", *words, "--run", str(run), "train.checkpoint_every=1000",
+        "train", *words, "--run", str(run), LONG, "train.checkpoint_every=1000",
         sbatch=TWO_BY_TWO, cwd=tmp_path, NEUCORE_LAUNCHER=launcher,
     )  # fmt: skip
     job.reaches(run, 5)
@@ -76,14 +79,14 @@ def test_a_warning_signal_saves_requeues_and_goes_on(
     assert world_sizes(job.text) == [4, 4]
     assert "saved; requeued, restart 1 of at most 20" in job.text
     assert re.search(r"going on after step (\d+) of", job.text)  # a checkpoint that only the signal can have asked for
-    assert losses(run) == pytest.approx(unbroken, abs=1e-5)
+    assert losses(run) == pytest.approx(unbroken(60), abs=1e-5)
 
 
 def test_a_lost_node_is_replaced_by_a_spare_one(
-    cluster: Any, words: list[str], unbroken: dict[int, float], losses: Losses, tmp_path: Path
+    cluster: Any, words: list[str], unbroken: Unbroken, losses: Losses, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    job = cluster.submit("train", *words, "--run", str(run), sbatch=TWO_BY_TWO, cwd=tmp_path)
+    job = cluster.submit("train", *words, "--run", str(run), LONG, sbatch=TWO_BY_TWO, cwd=tmp_path)
     job.reaches(run, 12)
     lost = cluster.nodes_of(job)[-1]
     cluster.manage("fail", lost)
@@ -93,35 +96,35 @@ def test_a_lost_node_is_replaced_by_a_spare_one(
         assert lost not in cluster.nodes_of(job)
         assert world_sizes(job.text) == [4, 4]
         assert re.search(r"going on after step \d+0 of", job.text)  # the last checkpoint, of every tenth step
-        assert losses(run) == pytest.approx(unbroken, abs=1e-5)
+        assert losses(run) == pytest.approx(unbroken(60), abs=1e-5)
     finally:
         cluster.manage("recover", lost)
 
 
 def test_a_run_of_four_ranks_goes_on_with_two(
-    cluster: Any, words: list[str], zero3: str, unbroken: dict[int, float], losses: Losses, tmp_path: Path
+    cluster: Any, words: list[str], zero3: str, unbroken: Unbroken, losses: Losses, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     first = cluster.submit(
-        "train", *words, "--run", str(run), zero3, sbatch=TWO_BY_TWO, cwd=tmp_path, NEUCORE_MAX_RESTARTS="0"
+        "train", *words, "--run", str(run), SHORT, zero3, sbatch=TWO_BY_TWO, cwd=tmp_path, NEUCORE_MAX_RESTARTS="0"
     )
-    first.reaches(run, 5)
+    first.reaches(run, 3)
     cluster.run("scancel", "--batch", "--signal=USR2", first.id)
     shown = first.ended()
     assert (shown["JobState"], shown["ExitCode"], shown["Restarts"]) == ("FAILED", "75:0", "0")
     assert "saved, but not requeued" in first.text
     second = cluster.submit(
-        "train", *words, "--run", str(run), zero3, sbatch=("--nodes=1", "--gpus-per-node=2"), cwd=tmp_path
+        "train", *words, "--run", str(run), SHORT, zero3, sbatch=("--nodes=1", "--gpus-per-node=2"), cwd=tmp_path
     )
     assert second.ended()["JobState"] == "COMPLETED"
     assert (world_sizes(first.text), world_sizes(second.text)) == ([4], [2])
-    assert losses(run) == pytest.approx(unbroken, abs=1e-4)
+    assert losses(run) == pytest.approx(unbroken(10), abs=1e-4)
 
 
 def test_a_stop_file_ends_the_job_for_good(cluster: Any, words: list[str], losses: Losses, tmp_path: Path) -> None:
     run = tmp_path / "run"
     sbatch = ("--nodes=2", "--ntasks-per-node=1")  # without GPUs: one rank for each task
-    job = cluster.submit("train", *words, "--run", str(run), sbatch=sbatch, cwd=tmp_path)
+    job = cluster.submit("train", *words, "--run", str(run), LONG, sbatch=sbatch, cwd=tmp_path)
     job.reaches(run, 2)
     (run / "stop").touch()
     shown = job.ended()
