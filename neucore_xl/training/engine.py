@@ -115,6 +115,9 @@ class PlainEngine(Engine):
         loss.backward()
 
     def update(self) -> float:
+        for parameter in self._parameters:
+            if parameter.grad is None:  # not used by this step: AdamW decays it all the same, as it does under ZeRO
+                parameter.grad = torch.zeros_like(parameter)
         bound = self._settings.clip_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, bound).item()
         if math.isfinite(norm):

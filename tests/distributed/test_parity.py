@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 pytestmark = pytest.mark.slow
-REPOSITORY = Path(__file__).parents[2]
-
-
-def _harness() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity", REPOSITORY / "benchmarks" / "parity.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["parity"] = module  # its processes import it by this name
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def harness() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-        patch.chdir(REPOSITORY)  # for ds_configs/
-        yield _harness()
 
 
 class Runs:
