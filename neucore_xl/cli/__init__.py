@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from neucore_xl import __version__
-from neucore_xl.cli import config, data, demo, prepare, submission, train
+from neucore_xl.cli import checkpoint, config, data, demo, prepare, submission, train
 from neucore_xl.errors import UserError, one_sentence
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ def _root(
 
 app.command("train")(train.train)
 app.command("demo")(demo.demo)
+app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.add_typer(prepare.app, name="prepare")

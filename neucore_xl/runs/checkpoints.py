@@ -41,6 +41,7 @@ __all__ = [
     "check_names",
     "deepspeed_writer",
     "engine_source",
+    "folders",
     "latest",
     "load_engine",
     "load_state",
@@ -138,14 +139,25 @@ def mark_best(folder: Path, step: int, metrics: Mapping[str, float] | None = Non
     files.write_json(folder / "best.json", {"step": step, "path": path.name, "metrics": dict(metrics or {})})
 
 
-def latest(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint, or None if there is none; a damaged newer one is named in a warning."""
-    for path in _paths(folder):
-        checkpoint = _whole(path)
+def latest(folder: Path, world: World | None = None) -> Checkpoint | None:
+    """The newest whole checkpoint, or None if there is none; a damaged newer one is named in a warning.
+
+    With ``world``, which every rank then gives, the files are shared out for checking and all get the same answer.
+    """
+    world = world or World()
+    for path in world.on_main(lambda: folders(folder)):
+        checkpoint = _whole(path, world)
         if isinstance(checkpoint, Checkpoint):
             return checkpoint
-        log.warning("checkpoint %s is damaged (%s); taking the one before it", path, checkpoint)
+        if world.is_main:
+            log.warning("checkpoint %s is damaged (%s); taking the one before it", path, checkpoint)
     return None
+
+
+def folders(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    found = [p for p in folder.glob("step-*") if _STEP.fullmatch(p.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda p: int(p.name[5:]), reverse=True)
 
 
 def best(folder: Path) -> Checkpoint | None:
@@ -157,7 +169,7 @@ def at_step(folder: Path, step: int) -> Checkpoint:
     """The checkpoint of ``step``; raises ``UserError`` listing the steps that exist, or saying what is damaged."""
     path = folder / f"step-{step:08d}"
     if not path.is_dir():
-        steps = ", ".join(str(int(p.name[5:])) for p in reversed(_paths(folder))) or "none"
+        steps = ", ".join(str(int(p.name[5:])) for p in reversed(folders(folder))) or "none"
         raise UserError(f"no checkpoint of step {step} in {folder}; there are: {steps}.")
     return _whole_or_error(path)
 
@@ -182,19 +194,27 @@ def check_identity(checkpoint: Checkpoint, expected: Identity) -> None:
         )
 
 
-def _paths(folder: Path) -> list[Path]:
-    """Checkpoint folders, newest first."""
-    found = [p for p in folder.glob("step-*") if _STEP.fullmatch(p.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda p: int(p.name[5:]), reverse=True)
-
-
-def _whole(path: Path) -> Checkpoint | str:
+def _whole(path: Path, world: World | None = None) -> Checkpoint | str:
+    world = world or World()
+    found = world.on_main(lambda: _readable(path))
+    if isinstance(found, str):
+        return found
+    own = list(found.manifest["files"])[world.rank :: world.world_size]
     try:
-        checkpoint = manifest.read(path)
-        problems = checkpoint.verify()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problems = found.verify(own)
+    except manifest.UNREADABLE as error:
+        problems = [f"it cannot be checked: {error}"]
+    problems = [problem for part in world.gather(problems) for problem in part]
+    return "; ".join(problems) if problems else found
+
+
+def _readable(path: Path) -> Checkpoint | str:
+    try:
+        found = manifest.read(path)
+        found.verify([])
+        return found
+    except manifest.UNREADABLE as error:
         return f"its manifest cannot be read: {error}"
-    return "; ".join(problems) if problems else checkpoint
 
 
 def _whole_or_error(path: Path) -> Checkpoint:
@@ -218,6 +238,6 @@ def _pointed(folder: Path, name: str) -> Checkpoint | None:
 def _rotate(folder: Path, keep: int) -> None:
     pointer = folder / "best.json"
     best_name = json.loads(pointer.read_text(encoding="utf-8"))["path"] if pointer.is_file() else None
-    for path in _paths(folder)[max(keep, 1) :]:
+    for path in folders(folder)[max(keep, 1) :]:
         if path.name != best_name:
             shutil.rmtree(path, ignore_errors=True)

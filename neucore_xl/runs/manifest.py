@@ -26,6 +26,7 @@ FORMAT = 2
 WEIGHTS, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
 ZERO, TAG = "zero", "state"  # DeepSpeed's own files lie in zero/state/
 RANK = "rank-{:05d}.pt"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a damaged manifest raises
 _OWNER = re.compile(r"(?:rank-(\d+)\.pt|.*zero_pp_rank_(\d+)_mp_rank_.*|.*offloaded_tensors/rank(\d+)/.*)")
 
 

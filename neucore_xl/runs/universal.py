@@ -59,7 +59,7 @@ def universal_folder(
     of a plain or DDP run. Raises ``UserError`` on every rank.
     """
     path = checkpoint.path / FOLDER
-    if world.on_main(lambda: not force and _whole(path)):
+    if world.on_main(lambda: not force and is_whole(path)):
         return path
     doing = "converting a checkpoint"
     process: subprocess.Popen[bytes] | None = None
@@ -93,6 +93,16 @@ def universal_folder(
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     return path
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether ``folder`` is a universal form that was written to its end, judged by the sizes of its files."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        sizes = all((folder / name).stat().st_size == size for name, size in found["files"].items())
+        return sizes and found["form"] == FORM
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def optimizer_state(folder: Path, names: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -249,12 +259,3 @@ def _seal(folder: Path) -> None:
         files.sync_file(folder / name)
     sizes = {name: (folder / name).stat().st_size for name in sorted(names)}
     files.write_json(folder / MANIFEST, {"form": FORM, "files": sizes})
-
-
-def _whole(folder: Path) -> bool:
-    try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        sizes = all((folder / name).stat().st_size == size for name, size in found["files"].items())
-        return sizes and found["form"] == FORM
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
