@@ -16,6 +16,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,13 +57,14 @@ class Job:
 
 @dataclass
 class Trained:
-    """What rank 0 saw: global losses by step, gradient norms, temperatures, and the trained parameters."""
+    """What rank 0 saw: global losses by step, gradient norms, temperatures, times, the trained parameters."""
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     temperatures: list[float] = field(default_factory=list)
     parameters: dict[str, Tensor] = field(default_factory=dict)
     held: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
 
 def tiny_settings(folder: Path) -> list[str]:
@@ -148,6 +150,7 @@ def train(job: Job, world: World) -> Trained:
     trained = Trained(held=world.gather(engine.shard_sizes()))
     engine.composer.train()
     for _ in range(settings.train.steps):
+        began = time.perf_counter()
         loss = 0.0
         parts_a_step = settings.train.accumulate
         for number in range(parts_a_step):
@@ -158,6 +161,7 @@ def train(job: Job, world: World) -> Trained:
             trained.temperatures.append(log_scale.item())
         trained.losses.append(loss)
         trained.norms.append(engine.update())
+        trained.seconds.append(time.perf_counter() - began)
     trained.parameters = _parameters(engine, chosen.stage)
     return trained
 
