@@ -46,6 +46,9 @@ neucore_read_site() {
   NEUCORE_LAUNCHER=${NEUCORE_LAUNCHER:-srun}
   [[ $NEUCORE_LAUNCHER =~ ^(srun|torchrun|accelerate)$ ]] ||
     neucore_refuse "NEUCORE_LAUNCHER=$NEUCORE_LAUNCHER is none of srun, torchrun, accelerate"
+  export NEUCORE_PYTHON=${NEUCORE_PYTHON:-python} NEUCORE_ACCELERATE_CONFIG=${NEUCORE_ACCELERATE_CONFIG:-}
+  ((${#NEUCORE_CONTAINER[@]} > 0)) || command -v "$NEUCORE_PYTHON" >/dev/null ||
+    neucore_refuse "there is no $NEUCORE_PYTHON on this node: name your environment or container in the site file $site"
 }
 
 # Ranks of a node: its GPUs; without GPUs the tasks that were asked for; else one.
@@ -77,7 +80,6 @@ neucore_meet() {
   local share=$((neucore_cpus / neucore_ranks))
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
   export NEUCORE_LAUNCHER NEUCORE_RANKS_PER_NODE=$neucore_ranks
-  export NEUCORE_PYTHON=${NEUCORE_PYTHON:-python} NEUCORE_ACCELERATE_CONFIG=${NEUCORE_ACCELERATE_CONFIG:-}
   # Rank 0 writes its exit code here: torchrun and accelerate do not pass one on.
   export NEUCORE_EXIT_FILE=$PWD/.neucore-exit-$SLURM_JOB_ID
   rm -f "$NEUCORE_EXIT_FILE"

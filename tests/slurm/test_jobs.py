@@ -209,6 +209,17 @@ def test_a_site_file_that_is_missing_is_named(cluster: Any, words: list[str], tm
     assert f"NEUCORE_SITE={tmp_path / 'mine.sh'} does not exist" in job.text
 
 
+def test_an_environment_that_is_missing_is_named(cluster: Any, words: list[str], tmp_path: Path) -> None:
+    site = tmp_path / "mine.sh"
+    site.write_text("NEUCORE_PYTHON=python-of-nobody\n")
+    job = cluster.submit("train", *words, "--run", "run", sbatch=(), cwd=tmp_path, NEUCORE_SITE=str(site))
+    assert job.ended()["ExitCode"] == "2:0"
+    assert (
+        f"there is no python-of-nobody on this node: name your environment or container in the site file {site}"
+        in job.text
+    )
+
+
 # -------------------------------------------------------------------------------------------------- preflight
 
 
