@@ -34,7 +34,7 @@ def start(
     ``device``: ``cpu`` or ``cuda``, whose current device becomes this process's own. ``group``: make a process group
     for one process too (DeepSpeed wants one). ``timeout_minutes``: how long to wait for the others here;
     ``collective_minutes``: in every later collective operation. RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and
-    MASTER_PORT are set for libraries. Raises ``UserError`` where the others do not come or a GPU is taken twice.
+    MASTER_PORT are set for libraries. Raises ``UserError`` where they do not come.
     """
     world = World(launch.rank, launch.world_size, launch.local_rank)
     index = _take_device(launch) if device == "cuda" else launch.local_rank

@@ -89,11 +89,11 @@ def test_a_stop_file_stops_all_ranks_and_is_gone(ranks: Ranks, tmp_path: Path):
 
 
 def test_processes_that_do_not_come_are_named_to_those_that_did(ranks: Ranks):
-    results = [ended(process) for process in ranks(4, "nothing", numbers=[0, 3], MEET="0.4")]
+    results = [ended(process) for process in ranks(4, "nothing", numbers=[0, 3], MEET="1")]
     for result in results:
         assert result.code == 1
         assert re.fullmatch(
-            r"error: Only 2 of 4 processes met at 127\.0\.0\.1:\d+ within 0\.4 minutes, rank 1, 2 did not come: .*\n",
+            r"error: Only 2 of 4 processes met at 127\.0\.0\.1:\d+ within 1 minutes, rank 1, 2 did not come: .*\n",
             result.err,
         )
 
