@@ -388,7 +388,7 @@ def _environment(**more: str) -> dict[str, str]:
     return clean | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
-def _stepped(tmp_path: Path, files: list[str]) -> dict[str, Any]:
+def _stepped(tmp_path: Path, files: list[str], seconds: float = 800) -> dict[str, Any]:
     """What ``ds_worker.py`` wrote, from two processes."""
     port, out, running = str(_free_port()), tmp_path / "out.json", []
     try:
@@ -407,7 +407,7 @@ def _stepped(tmp_path: Path, files: list[str]) -> dict[str, Any]:
                         cwd=ROOT, env=_environment(**more), stdout=log, stderr=log,
                     )
                 )  # fmt: skip
-        codes = [process.wait(timeout=600) for process in running]
+        codes = [process.wait(timeout=seconds) for process in running]
     finally:
         for process in running:
             process.kill()
@@ -440,6 +440,7 @@ def test_every_shipped_file_is_stepped_by_deepspeed_like_one_process(tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # the first time DeepSpeed compiles its part
 def test_nvme_offload_is_stepped_by_deepspeed_like_one_process(tmp_path: Path):
     from deepspeed.accelerator import get_accelerator
 
@@ -448,7 +449,7 @@ def test_nvme_offload_is_stepped_by_deepspeed_like_one_process(tmp_path: Path):
         pytest.skip(
             "DeepSpeed's async_io cannot be built here: it needs the headers of libaio (libaio-dev) and a compiler"
         )
-    _judge(_stepped(tmp_path, ["ds_configs/zero3_nvme.json"]), "zero3_nvme")
+    _judge(_stepped(tmp_path, ["ds_configs/zero3_nvme.json"], seconds=2300), "zero3_nvme")
 
 
 PRINTS = """
