@@ -51,23 +51,21 @@ def test_its_checkpoint_is_evaluated_and_exported_by_one_process(jobs: Any, shar
     run, data = jobs.folder / "sharded", jobs.folder / "data"
     process = jobs.start(
         [sys.executable, "eval/cirr.py", "--run", str(run), "--data", str(data), "--checkpoint", "last",
-         "--out", str(jobs.folder / "result.json"), "--device", "cpu"]
+         "--out", str(jobs.folder / "result"), "--device", "cpu"]
     )  # fmt: skip
     code, said = jobs.end(process)
     assert code == 0, said
-    found = json.loads((jobs.folder / "result.json").read_text())["metrics"]
+    found = json.loads((jobs.folder / "result" / "metrics.json").read_text())["metrics"]
     last = [r["validation"] for r in jobs.log("sharded") if "validation" in r][-1]
     assert {k: found[k] for k in ("R@1", "R@5", "mean")} == pytest.approx({k: last[k] for k in ("R@1", "R@5", "mean")})
     out = jobs.folder / "model.safetensors"
-    command = [sys.executable, "-m", "neucore_xl.cli", "checkpoint", "export", str(run), "--out", str(out)]
+    command = [str(Path(sys.executable).parent / "neucore-xl"), "checkpoint", "export", str(run), "--out", str(out)]
     code, said = jobs.end(jobs.start(command))
     assert code == 0, said
     assert len(load_file(out)) > 20
 
 
-@pytest.mark.parametrize(
-    ("strategy", "ranks"), [("train.strategy=plain", 1), (ZERO3, 4), ("train.deepspeed=ds_configs/zero1.json", 2)]
-)
+@pytest.mark.parametrize(("strategy", "ranks"), [("train.strategy=plain", 1), (ZERO3, 4)])
 def test_a_run_stopped_by_a_file_goes_on_with_other_processes(
     strategy: str, ranks: int, jobs: Any, whole: list[float]
 ) -> None:
@@ -123,14 +121,8 @@ def test_processes_with_different_settings_are_refused_by_one_sentence(jobs: Any
     for rank in (0, 1):
         words = jobs.words("unequal", [f"train.lr={1e-3 * (rank + 1)}"])
         environ = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        processes.append(
-            jobs.start(
-                [sys.executable, "-m", "neucore_xl.train", *words],
-                **environ,
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=port,
-            )  # fmt: skip
-        )
+        environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        processes.append(jobs.start([sys.executable, "-m", "neucore_xl.train", *words], **environ))
     ends = [jobs.end(p) for p in processes]
     assert [code for code, _ in ends] == [2, 2], ends
     assert "rank 1 on" in ends[0][1]
@@ -148,7 +140,7 @@ def test_a_picture_that_one_process_cannot_read_is_everybodys_sentence(jobs: Any
     assert code != 0
     assert said.count("error: ") == 1, said
     assert re.search(r"error: .*rank [01] on .*\.png", said), said
-    assert "Traceback" not in said.split("torch.distributed")[0]
+    assert f'File "{Path("neucore_xl").resolve()}' not in said  # torchrun prints a trace of its own, of itself
 
 
 @pytest.mark.parametrize(
@@ -156,8 +148,6 @@ def test_a_picture_that_one_process_cannot_read_is_everybodys_sentence(jobs: Any
     [
         (("train.batch_size=15",), 2, "2 processes do not divide a batch of 15 queries"),
         (("train.strategy=plain",), 2, "train.strategy=plain is one process, but 2 were started"),
-        (("train.world_size=4",), 2, "train.world_size"),
-        (("train.device=cuda",), 1, "train.device is `cuda`"),
     ],
 )
 def test_a_wrong_start_is_one_sentence(more: tuple[str, ...], ranks: int, sentence: str, jobs: Any) -> None:
