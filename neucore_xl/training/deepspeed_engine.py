@@ -64,6 +64,8 @@ class DeepSpeedEngine(Engine):
             model=composer, optimizer=self._optimizer, lr_scheduler=scheduler, config=self._config
         )
         self.root = self._engine
+        if self._bf16 and self.stage == 0:
+            _undo_first_step(self._engine.optimizer)
         if self._engine.zero_optimization_stage() != self.stage:
             raise UserError(
                 f"ZeRO stage {self.stage} was asked for, but DeepSpeed runs stage "
@@ -131,6 +133,15 @@ def import_deepspeed(device: torch.device) -> Any:
     backend = "nccl" if device.type == "cuda" else "gloo"
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     return deepspeed
+
+
+def _undo_first_step(optimizer: Any) -> None:
+    """Put back what DeepSpeed 0.19 does at the start of ZeRO 0 in bf16: one optimizer step without gradients, which
+    decays the fp32 copies and counts as the first."""
+    for parameters, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+        for parameter, master in zip(parameters, masters, strict=True):
+            master.data.copy_(parameter.data)
+    optimizer.optimizer.state.clear()
 
 
 def _cast_inside(composer: Composer, device: torch.device) -> None:
