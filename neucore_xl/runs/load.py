@@ -18,6 +18,7 @@ from neucore_xl.runs import checkpoints
 from neucore_xl.runs.assemble import Assembled, assemble
 from neucore_xl.runs.checkpoints import Checkpoint
 from neucore_xl.runs.collate import Collator
+from neucore_xl.runs.export import ExportedRun
 from neucore_xl.runs.folder import RunFolder
 from neucore_xl.runs.texts import SentenceFacts
 
@@ -65,19 +66,22 @@ def load_run(
 ) -> Run:
     """The run at ``path`` with its ``best`` (else last), ``last`` or step-numbered checkpoint.
 
+    ``path`` may also be a file of ``neucore-xl checkpoint export``, which holds one checkpoint (``checkpoint`` is
+    then unused). The weights of a sharded run are put together here: one process and one CPU are enough.
     ``settings`` replaces those of the folder, e.g. to point ``data.root`` or the cache elsewhere. Raises
     ``UserError`` when there is no run or no checkpoint, when a file is damaged, and when weights, vocabulary or
     frozen backbone are not those the checkpoint was made with; on every rank of ``world`` if on one.
     """
-    folder = RunFolder(path)
+    exported = Path(path).is_file()
     with world.agreed():
+        folder = ExportedRun(path) if exported else RunFolder(path)
         own = folder.settings()
         vocabulary = folder.vocabulary()
         if vocabulary is None:
             raise UserError(
                 f"run {folder.path} has no vocabulary.json: it was stopped before training; train it again."
             )
-        found = find_checkpoint(folder, checkpoint)
+        found = folder.checkpoint() if isinstance(folder, ExportedRun) else find_checkpoint(folder, checkpoint)
     assembled = assemble(settings or own, vocabulary, world=world)
     with world.agreed():
         checkpoints.check_identity(found, assembled.identity)

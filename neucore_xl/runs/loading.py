@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import World
 from neucore_xl.runs.manifest import TAG, ZERO, Checkpoint
 from neucore_xl.runs.universal import (
@@ -50,6 +51,11 @@ def load_engine(engine: Any, source: Source, world: World, names: Names) -> None
     checkpoint's state is in one piece (``source.folder`` None) the weights must be in the model already.
     """
     if source.folder is None:
+        if not isinstance(engine.optimizer, torch.optim.Optimizer):  # DeepSpeed's own, around fp32 copies
+            raise UserError(
+                f"checkpoint {source.checkpoint.path} cannot go on under ZeRO stage 0 in bf16: choose stage 1, which "
+                "reads it, or train.precision=fp32."
+            )
         state = whole_state(source.checkpoint, world, names)
         engine.optimizer.load_state_dict(state["optimizer"])
         if engine.lr_scheduler is not None:

@@ -61,6 +61,11 @@ def universal_folder(
     path = checkpoint.path / FOLDER
     if world.on_main(lambda: not force and is_whole(path)):
         return path
+    if any("offloaded_tensors/" in name for name in checkpoint.manifest["files"]):
+        raise UserError(
+            f"checkpoint {checkpoint.path} is of a run with offload to NVMe, which only the same number of processes "
+            f"({checkpoint.world_size}) at the same stage can go on from."
+        )
     doing = "converting a checkpoint"
     process: subprocess.Popen[bytes] | None = None
     temporary: Path | None = None

@@ -23,6 +23,7 @@ from neucore_xl.runs import checkpoints
 from neucore_xl.runs.checkpoints import Checkpoint
 
 pytestmark = [
+    pytest.mark.timeout(1800),  # four starts of DeepSpeed and three conversions
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"),
 ]
@@ -161,9 +162,7 @@ def test_a_run_of_two_ranks_goes_on_with_the_losses_of_an_unbroken_one(
 
 
 @pytest.mark.parametrize(("source", "target"), ACROSS)
-def test_a_run_goes_on_under_another_stage_or_strategy(
-    reports: Reports, source: int | str, target: int | None
-) -> None:
+def test_a_run_goes_on_under_another_stage_or_strategy(reports: Reports, source: int | str, target: int | None) -> None:
     report = reports[f"{source}-to-{target}"]
     losses, ends = differences(report, reports["whole"])
     assert losses < TOLERANCE
