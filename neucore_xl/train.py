@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("recipe", help="name of a recipe, or path to a YAML file")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder; one that exists is resumed")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the recipe")
+    # deepspeed's launcher adds this to every command; the environment says the same
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
     try:
         from neucore_xl.config.load import load_settings

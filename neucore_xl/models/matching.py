@@ -62,7 +62,7 @@ class ExplicitMatching(nn.Module):
     def forward(self, text: Tensor) -> dict[str, Tensor]:
         """``text [B, d_text]`` to ``em_query`` and ``em_attention``, both ``[B, d_target]``, fp32."""
         with torch.autocast(text.device.type, enabled=False):
-            text = text.float()
-            attention = self.attention(text).softmax(-1) * self.project.out_features
+            text = text.to(next(self.parameters()).dtype)  # fp32, unless an engine holds all parameters in bf16
+            attention = self.attention(text).float().softmax(-1) * self.project.out_features
             query = l2(self.project(text)) * attention
             return {"em_query": query if self.weight is None else self.weight * query, "em_attention": attention}

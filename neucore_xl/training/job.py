@@ -31,15 +31,17 @@ def run_job(settings: Settings, run_dir: Path) -> int:
     0 finished; 1 stopped by a fault; 2 wrong input; 75 and 76 stopped on purpose, saved (``errors.REQUEUE``,
     ``errors.STOPPED``); 130 interrupted. What concerns all is said once, by rank 0.
     """
-    rank, many, world = 0, False, None
+    rank, local, many, world = 0, 0, False, None
     try:
         launch = detect()
-        rank, many = launch.rank, launch.many
+        rank, local, many = launch.rank, launch.local_rank, launch.many
         device = resolve_device(settings.train).type
         check(launch, settings.train.world_size, device)
         strategy = choose_strategy(settings.train, launch.world_size)
         try:
-            world = start(launch, device, group=strategy.needs_group)
+            # no collective operation may give up before the watchdog has said who waits for whom
+            minutes = max(60.0, 2 * settings.train.hang_minutes)
+            world = start(launch, device, group=strategy.needs_group, collective_minutes=minutes)
         except UserError as error:  # here the processes cannot agree: each says what it saw
             print(f"error: {error}", file=sys.stderr)
             return hand_over(error.exit_code, rank)
@@ -58,7 +60,8 @@ def run_job(settings: Settings, run_dir: Path) -> int:
         said = one_sentence(error) if isinstance(error, UserError | OSError) else None
         lost = lost_peers(error, world)
         if said is not None:
-            _say(f"error: {said[0]}", rank if world is None or getattr(error, "everybodys", False) else 0)
+            # Before they have met each node speaks for itself; later rank 0 does, or the one whose own error it is.
+            _say(f"error: {said[0]}", local if world is None else rank * getattr(error, "everybodys", False))
             code = said[1]
         elif lost is not None:
             print(f"error: {lost}", file=sys.stderr, flush=True)
