@@ -69,6 +69,23 @@ class FreezeBlocks(Section):
     text: NonNegativeInt = Field(0, description="Text-tower blocks to freeze, counted from the input.")
 
 
+class LoraSettings(Section):
+    """Low-rank adapters on frozen towers: the only part of a tower that is then trained."""
+
+    rank: PositiveInt = Field(16, description="Rank r of every adapter.")
+    alpha: PositiveInt = Field(32, description="An adapter's output is multiplied by alpha / rank.")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on what enters an adapter.")
+    towers: tuple[Literal["image", "text"], ...] = Field(
+        ("image", "text"), min_length=1, description="Towers that get adapters."
+    )
+    modules: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="Last part of the names of the linear layers that are adapted, e.g. `c_fc`; null: all in the "
+        "blocks of a tower that run as layers.",
+    )
+
+
 class BackboneSettings(Section):
     """The open_clip model below the heads."""
 
@@ -84,6 +101,9 @@ class BackboneSettings(Section):
     )
     freeze: Literal["all", "none"] | FreezeBlocks = Field(
         "all", description="`all`, `none`, or the number of frozen blocks per tower: `{image: n, text: n}`."
+    )
+    lora: LoraSettings | None = Field(
+        None, description="Adapters trained on frozen towers (`freeze: all`), e.g. `{rank: 16}`; null: none."
     )
     image_size: PositiveInt | None = Field(None, description="Input side in pixels; null takes the model's own.")
     activation_checkpointing: bool = Field(False, description="Recompute tower activations in the backward pass.")
@@ -212,6 +232,11 @@ class Settings(Section):
         if self.model.width % self.model.heads:
             raise ValueError(
                 f"model.heads must divide model.width, but {self.model.heads} does not divide {self.model.width}."
+            )
+        if self.backbone.lora is not None and self.backbone.freeze != "all":
+            raise ValueError(
+                f"backbone.lora trains adapters on frozen towers: set backbone.freeze to all (it is "
+                f"{self.backbone.freeze}), or backbone.lora to null."
             )
         if self.train.batch_size % self.train.accumulate:
             raise ValueError(

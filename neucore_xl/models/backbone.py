@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from neucore_xl.config.schema import BackboneSettings, FreezeBlocks
+from neucore_xl.config.schema import BackboneSettings, FreezeBlocks, LoraSettings
 from neucore_xl.data.batches import ImageFeatures, ImageInput, TextFeatures, TextInput
 from neucore_xl.errors import UserError
-from neucore_xl.models import freezing
+from neucore_xl.models import freezing, lora
 from neucore_xl.models.towers import Opened, image_mean_std, open_model, parameters_hash
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ Part = Literal["all", "image", "text"]
 
 
 def build_backbone(settings: BackboneSettings) -> Backbone:
-    """Open, freeze and probe the model that ``settings`` names.
+    """Open, freeze, adapt and probe the model that ``settings`` names.
 
-    Raises ``UserError``: unknown name, unreadable config, weights missing or of another model.
+    Raises ``UserError``: unknown name, unreadable config, weights missing or of another model, nothing to adapt.
     """
-    return Backbone(open_model(settings), settings.freeze, settings.activation_checkpointing)
+    return Backbone(open_model(settings), settings.freeze, settings.activation_checkpointing, settings.lora)
 
 
 class Backbone(nn.Module):
@@ -46,6 +46,7 @@ class Backbone(nn.Module):
         opened: Opened,
         freeze: Literal["all", "none"] | FreezeBlocks = "all",
         activation_checkpointing: bool = False,
+        adapters: LoraSettings | None = None,
     ) -> None:
         super().__init__()
         self.clip = opened.model
@@ -58,9 +59,13 @@ class Backbone(nn.Module):
         # CoCa's last norm acts after its attention pool and does not fit the tokens
         self._normalize = getattr(self.clip.visual, "attn_pool", None) is None
         self._freeze(freeze)
+        self.image_size, self._mean, self._std = image_mean_std(self.clip)
+        if adapters is not None:
+            towers: dict[str, set[str]] = {part: set(self._tower(part)) for part in adapters.towers}
+            lora.add_adapters(self.clip, adapters, towers, self._probe)
+            self.train(self.training)
         if activation_checkpointing:
             self._checkpoint_activations()
-        self.image_size, self._mean, self._std = image_mean_std(self.clip)
         self._probe()
 
     @property
@@ -118,9 +123,12 @@ class Backbone(nn.Module):
         return ImageTransform(self.image_size, self._mean, self._std, target_pad)
 
     def fingerprint(self, part: Part = "all") -> str:
-        """SHA-256 (hex) of the architecture and of all weights, or of one tower's: what a feature cache is keyed by."""
+        """SHA-256 (hex) of the architecture and of all weights, or of one tower's: what a feature cache is keyed by.
+
+        Adapters do not enter: it is that of the model without them.
+        """
         salt = json.dumps([self._architecture, self.image_size, part], sort_keys=True)
-        state = self.clip.state_dict()
+        state = lora.base_state(self.clip)
         return parameters_hash({k: v for k, v in state.items() if part == "all" or _part_of(k) == part}, salt)
 
     def train(self, mode: bool = True) -> Backbone:

@@ -15,6 +15,7 @@ from neucore_xl.language.concepts import ConceptTagger
 from neucore_xl.language.vocabulary import Vocabulary
 from neucore_xl.models.backbone import Backbone, build_backbone
 from neucore_xl.models.composer import Composer
+from neucore_xl.models.lora import is_adapter
 from neucore_xl.models.registry import build_composer
 from neucore_xl.models.towers import parameters_hash
 from neucore_xl.parallel.together import ALONE
@@ -100,9 +101,11 @@ def build_vocabulary(settings: Settings, tagger: ConceptTagger) -> Vocabulary:
 def frozen_fingerprint(backbone: Backbone) -> str:
     """SHA-256 (hex) of the weights that checkpoints leave out, and of the backbone's names and shapes.
 
-    Trained parts do not enter, so it is the same before and after training.
+    Trained parts do not enter, so it is the same before and after training; adapters on frozen towers leave it as it
+    is without them.
     """
-    if not any(p.requires_grad for p in backbone.parameters()):
+    own = [(name, p) for name, p in backbone.named_parameters() if not is_adapter(name)]
+    if not any(p.requires_grad for _, p in own):
         return backbone.fingerprint()
-    shapes = sorted((name, tuple(p.shape), p.requires_grad) for name, p in backbone.named_parameters())
-    return parameters_hash({n: p for n, p in backbone.named_parameters() if not p.requires_grad}, repr(shapes))
+    shapes = sorted((name, tuple(p.shape), p.requires_grad) for name, p in own)
+    return parameters_hash({name: p for name, p in own if not p.requires_grad}, repr(shapes))
