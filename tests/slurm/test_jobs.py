@@ -58,20 +58,13 @@ def test_every_launcher_trains_on_two_nodes_as_one_process_does(
 # --------------------------------------------------------------------------------------------- interruptions
 
 
-@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
 def test_a_warning_signal_saves_requeues_and_goes_on(
-    launcher: str,
-    cluster: Any,
-    words: list[str],
-    unbroken: Unbroken,
-    losses: Losses,
-    tmp_path: Path,
+    cluster: Any, words: list[str], unbroken: Unbroken, losses: Losses, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     job = cluster.submit(
-        "train", *words, "--run", str(run), LONG, "train.checkpoint_every=1000",
-        sbatch=TWO_BY_TWO, cwd=tmp_path, NEUCORE_LAUNCHER=launcher,
-    )  # fmt: skip
+        "train", *words, "--run", str(run), LONG, "train.checkpoint_every=1000", sbatch=TWO_BY_TWO, cwd=tmp_path
+    )
     job.reaches(run, 5)
     cluster.run("scancel", "--batch", "--signal=USR2", job.id)
     shown = job.ended()
@@ -104,10 +97,12 @@ def test_a_lost_node_is_replaced_by_a_spare_one(
 def test_a_run_of_four_ranks_goes_on_with_two(
     cluster: Any, words: list[str], zero3: str, unbroken: Unbroken, losses: Losses, tmp_path: Path
 ) -> None:
+    """The first job is told by a signal, past torchrun; the second one is started otherwise."""
     run = tmp_path / "run"
     first = cluster.submit(
-        "train", *words, "--run", str(run), SHORT, zero3, sbatch=TWO_BY_TWO, cwd=tmp_path, NEUCORE_MAX_RESTARTS="0"
-    )
+        "train", *words, "--run", str(run), SHORT, zero3,
+        sbatch=TWO_BY_TWO, cwd=tmp_path, NEUCORE_MAX_RESTARTS="0", NEUCORE_LAUNCHER="torchrun",
+    )  # fmt: skip
     first.reaches(run, 3)
     cluster.run("scancel", "--batch", "--signal=USR2", first.id)
     shown = first.ended()
