@@ -71,10 +71,10 @@ def write_cirr(root: Path, splits: dict[str, int]) -> Path:
     return root
 
 
-@pytest.fixture
-def larger_root(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def larger_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve pictures and eight pairs for validation too."""
-    return write_cirr(tmp_path / "larger", {"train": 12, "val": 12})
+    return write_cirr(tmp_path_factory.mktemp("larger") / "cirr", {"train": 12, "val": 12})
 
 
 @pytest.fixture
