@@ -105,16 +105,20 @@ class Backbone(nn.Module):
         return TextFeatures(words, pooled, mask)
 
     def images(self, x: ImageInput) -> ImageFeatures:
-        """Encode pixels; pass features on, as fp32."""
-        return (
-            ImageFeatures(x.tokens.float(), x.pooled.float()) if isinstance(x, ImageFeatures) else self.encode_images(x)
-        )
+        """Encode pixels; pass features on, in the precision of the parameters."""
+        if isinstance(x, ImageFeatures):
+            return ImageFeatures(x.tokens.to(self._dtype), x.pooled.to(self._dtype))
+        return self.encode_images(x)
 
     def texts(self, x: TextInput) -> TextFeatures:
-        """Encode token ids; pass features on, as fp32."""
+        """Encode token ids; pass features on, in the precision of the parameters."""
         if isinstance(x, TextFeatures):
-            return TextFeatures(x.words.float(), x.pooled.float(), x.mask)
+            return TextFeatures(x.words.to(self._dtype), x.pooled.to(self._dtype), x.mask)
         return self.encode_texts(x)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.clip.parameters()).dtype  # fp32, unless an engine holds all parameters in bf16
 
     def transform(self, target_pad: float) -> ImageTransform:
         """Image to pixels ``[3, S, S]`` with the size, mean and standard deviation of the tower's pretraining."""
