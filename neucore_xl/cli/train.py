@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from neucore_xl.errors import UserError
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", show_default=False, help="Settings that differ from the recipe."),
@@ -16,13 +18,35 @@ Recipe = Annotated[str, typer.Argument(help="Name of a packaged recipe (`config 
 
 def train(
     recipe: Recipe,
-    run: Annotated[Path, typer.Option("--run", help="Run folder: created, or resumed from its last checkpoint.")],
     overrides: Overrides = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Run folder: created, or resumed from its last checkpoint.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print settings, shapes and plan; needs no run folder, data or weights.")
+    ] = False,
+    nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Of a dry run: machines.")] = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option("--gpus-per-node", min=1, help="Of a dry run: GPUs of each machine.")
+    ] = None,
+    gpu_memory: Annotated[float, typer.Option("--gpu-memory", min=0.1, help="Of a dry run: GB of one GPU.")] = 80.0,
 ) -> None:
     """Train RECIPE into a run folder; the same command again resumes where it stopped."""
     from neucore_xl.config.load import load_settings
 
     settings = load_settings(recipe, overrides or [])  # refuse a wrong call before the seconds of importing torch
+
+    if dry_run:
+        from rich.console import Console
+
+        from neucore_xl.training.dry_run import dry_run as rehearse
+        from neucore_xl.training.dry_run import present_cluster
+
+        cluster = present_cluster(nodes, gpus_per_node, gpu_memory)
+        rehearse(settings, cluster, Console(), recipe=recipe, overrides=overrides or [])
+        return
+    if run is None:
+        raise UserError("train needs a run folder: add --run DIR, or --dry-run to see what would run.")
 
     from neucore_xl.training.job import run_job
 

@@ -33,5 +33,6 @@ def meta_composer(settings: Settings, vocabulary_size: int) -> tuple[Composer, B
     backbone = meta_backbone(settings.backbone)
     with torch.device("meta"):
         count = vocabulary_size if settings.loss.concept_weight > 0 else 0
-        composer = composer_of(settings, backbone, lambda: torch.zeros(count, backbone.embed_dim))
-    return composer, backbone
+        # made on the CPU: autocast, which the heads switch off around their norms, knows no meta device
+        composer = composer_of(settings, backbone, lambda: torch.zeros(count, backbone.embed_dim, device="cpu"))
+    return composer.to("meta"), backbone

@@ -1,0 +1,39 @@
+"""``neucore-xl plan``: what fits how many GPUs, before any of them is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neucore_xl.cli.train import Overrides, Recipe
+
+
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines.")] = 1,
+    gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", min=1, help="GPUs of each machine.")] = 1,
+    gpu_memory: Annotated[float, typer.Option("--gpu-memory", min=0.1, help="GB (10⁹ bytes) of one GPU.")] = 80.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures, in bytes, here.")] = None,
+) -> None:
+    """Print the memory per GPU of RECIPE under each strategy, which fit, and the command that submits it.
+
+    Reads no data and no weights. Exit code 1: nothing fits.
+    """
+    from neucore_xl.config.load import load_settings
+
+    settings = load_settings(recipe, overrides or [])
+
+    from neucore_xl.cli.output import write_json
+    from neucore_xl.training.plan import Cluster, make_plan
+    from neucore_xl.training.plan_print import plan_lines
+
+    found = make_plan(settings, Cluster(nodes, gpus_per_node, gpu_memory), recipe, overrides or [])
+    for line in plan_lines(found):
+        typer.echo(line)
+    if json_file is not None:
+        write_json(json_file, found.as_dict())
+    if found.recommended is None:
+        raise typer.Exit(1)
