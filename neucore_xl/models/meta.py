@@ -21,7 +21,7 @@ def meta_backbone(settings: BackboneSettings) -> Backbone:
     not on this machine.
     """
     with torch.device("meta"):
-        return Backbone(outline_model(settings), settings.freeze, settings.activation_checkpointing)
+        return Backbone(outline_model(settings), settings.freeze, settings.activation_checkpointing, settings.lora)
 
 
 def meta_composer(settings: Settings, vocabulary_size: int) -> tuple[Composer, Backbone]:
