@@ -161,10 +161,11 @@ neucore_requeue() {
 neucore_lost_node() {
   local patience=${NEUCORE_NODE_WAIT:-600} answering=1
   ((neucore_nodes > 1)) || return 0
+  neucore_say "exit code $neucore_code: asking every node whether it still answers"
   timeout 30 srun --nodes="$neucore_nodes" --ntasks="$neucore_nodes" --ntasks-per-node=1 --cpus-per-task=1 --overlap \
     --export=ALL true >/dev/null 2>&1 || answering=0
   ((answering == 0)) || return 0
-  neucore_say "exit code $neucore_code, and not every node answers: waiting up to $patience s for Slurm to requeue this job"
+  neucore_say "not every node answers: waiting up to $patience s for Slurm to take it out and requeue this job"
   trap - TERM USR1 USR2
   sleep "$patience" & wait $!
   neucore_say "the job was not requeued: submit the same command to go on from the last checkpoint"

@@ -78,8 +78,13 @@ def test_a_warning_signal_saves_requeues_and_goes_on(
 def test_a_lost_node_is_replaced_by_a_spare_one(
     cluster: Any, words: list[str], unbroken: Unbroken, losses: Losses, tmp_path: Path
 ) -> None:
+    """The step ends long before Slurm misses the node, as it does where Slurm waits for minutes."""
     run = tmp_path / "run"
-    job = cluster.submit("train", *words, "--run", str(run), LONG, sbatch=TWO_BY_TWO, cwd=tmp_path)
+    site = tmp_path / "site.sh"
+    site.write_text(f"source {cluster.environ['NEUCORE_SITE']}\nNEUCORE_SRUN_OPTIONS=(--wait=2)\n")
+    job = cluster.submit(
+        "train", *words, "--run", str(run), LONG, sbatch=TWO_BY_TWO, cwd=tmp_path, NEUCORE_SITE=str(site)
+    )
     job.reaches(run, 12)
     lost = cluster.nodes_of(job)[-1]
     cluster.manage("fail", lost)
@@ -87,6 +92,7 @@ def test_a_lost_node_is_replaced_by_a_spare_one(
         shown = job.ended()
         assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", "1")
         assert lost not in cluster.nodes_of(job)
+        assert "asking every node whether it still answers" in job.text
         assert world_sizes(job.text) == [4, 4]
         assert re.search(r"going on after step \d+0 of", job.text)  # the last checkpoint, of every tenth step
         assert losses(run) == pytest.approx(unbroken(60), abs=1e-5)
