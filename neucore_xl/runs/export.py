@@ -5,27 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
 from neucore_xl import __version__
 from neucore_xl.config.load import dump_yaml, validate
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
 from neucore_xl.language.vocabulary import Vocabulary
+from neucore_xl.models.backbone import Backbone
+from neucore_xl.models.lora import merged_state
 from neucore_xl.runs import files
 from neucore_xl.runs.manifest import Checkpoint, Identity
 from neucore_xl.runs.stored import write_weights
 
 FORMAT = "neucore-xl export 1"
-Plain = Callable[[nn.Module], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -105,17 +106,16 @@ def export_weights(
     return len(weights)
 
 
-def export_clip(backbone: nn.Module, out: Path, *, plain: Plain | None = None, force: bool = False) -> int:
+def export_clip(backbone: Backbone, out: Path, *, force: bool = False) -> int:
     """Write the CLIP of a loaded backbone, frozen towers included, to ``out`` (``.safetensors`` or ``.pt``).
 
-    ``open_clip.create_model(name, pretrained=str(out))`` loads it without this package. ``plain`` turns a model with
-    adapters into one without, their products added to its weights. Raises ``UserError`` for a model whose parts are
-    not all there (CoCa's captioner was taken off), an existing ``out`` without ``force``, and a disk that refuses it.
+    ``open_clip.create_model(name, pretrained=str(out))`` loads it without this package. Adapters are added to the
+    weights they adapt. Raises ``UserError`` for a model whose parts are not all there (CoCa's captioner was taken
+    off), an existing ``out`` without ``force``, and a disk that refuses it.
     """
-    clip: Any = backbone.clip
-    if hasattr(clip, "text_decoder"):
+    if hasattr(backbone.clip, "text_decoder"):
         raise UserError("a CoCa model was trained without its captioner: its CLIP part cannot be exported.")
-    state = (plain(clip) if plain else clip).state_dict()
+    state = merged_state(backbone)
     for name in ("logit_scale", "logit_bias"):
         if name in state:
             state[name] = state[name].reshape(())  # as open_clip builds them, not as DeepSpeed needs them
@@ -142,8 +142,6 @@ def _write(tensors: dict[str, Tensor], out: Path, metadata: dict[str, str], forc
         temporary = Path(folder) / out.name
         if out.suffix == ".pt":
             with files.plain_writer(temporary) as file:
-                import torch
-
                 torch.save({k: v.detach().cpu().clone() for k, v in tensors.items()}, file)  # type: ignore[arg-type]
         else:
             write_weights(tensors, Path(folder), out.name, metadata)

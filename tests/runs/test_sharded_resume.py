@@ -23,7 +23,7 @@ from neucore_xl.runs import checkpoints
 from neucore_xl.runs.checkpoints import Checkpoint
 
 pytestmark = [
-    pytest.mark.timeout(1800),  # four starts of DeepSpeed and three conversions
+    pytest.mark.timeout(3600),  # four starts of DeepSpeed and three conversions
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"),
 ]
@@ -69,7 +69,7 @@ def launch(jobs: list[dict[str, Any]], ranks: int, where: Path) -> None:
                 started.append(
                     subprocess.Popen([sys.executable, str(WORKER), str(file)], env=environment, stdout=out, stderr=out)
                 )
-        codes = [process.wait(600) for process in started]
+        codes = [process.wait(1200) for process in started]
     finally:
         for process in started:
             if process.poll() is None:
