@@ -7,10 +7,11 @@ manifest and renames. A rank that fails makes all fail with its sentence, and th
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ def consolidated(checkpoint: Checkpoint) -> dict[str, Tensor]:
             state = torch.load(folder / TAG / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
             found = {name: tensor.float() for name, tensor in state["module"].items()}
         else:
-            found = get_fp32_state_dict_from_zero_checkpoint(str(folder), TAG, exclude_frozen_parameters=True)
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it talks of every shard
+                found = get_fp32_state_dict_from_zero_checkpoint(str(folder), TAG, exclude_frozen_parameters=True)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
         raise UserError(f"checkpoint {checkpoint.path} is damaged ({error}): use another one.") from error
     return {name: found[name] for name in checkpoint.manifest["tensors"]}

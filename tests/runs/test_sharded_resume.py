@@ -218,7 +218,7 @@ def test_a_disk_that_is_full_for_one_rank_stops_all_with_one_sentence(reports: R
     assert not list(reports.folder(stage).glob(".tmp-*"))
 
 
-def test_a_checkpoint_is_resharded_once_and_again_only_when_forced(
+def test_a_checkpoint_is_resharded_once_and_again_when_the_result_is_damaged(
     reports: Reports, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / reports.checkpoint(2).path.name
