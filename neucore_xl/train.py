@@ -10,8 +10,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neucore_xl.errors import UserError, one_sentence
+
+if TYPE_CHECKING:
+    from neucore_xl.config.schema import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,15 +24,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m neucore_xl.train", description="Train a model, or go on training it."
     )
     parser.add_argument("recipe", help="name of a recipe, or path to a YAML file")
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder; one that exists is resumed")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="run folder; one that exists is resumed")
+    parser.add_argument("--dry-run", action="store_true", help="print settings, shapes and plan; nothing is trained")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the recipe")
     # deepspeed's launcher adds this to every command; the environment says the same
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
+    if options.run is None and not options.dry_run:
+        parser.error("--run DIR is missing")
     try:
         from neucore_xl.config.load import load_settings
 
         settings = load_settings(options.recipe, options.overrides)
+        if options.dry_run:
+            return _rehearse(settings, options)
     except (UserError, OSError) as error:
         if (said := one_sentence(error)) is None:
             raise
@@ -36,6 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from neucore_xl.training.job import run_job
 
     return run_job(settings, options.run)
+
+
+def _rehearse(settings: Settings, options: argparse.Namespace) -> int:
+    """The dry run for one GPU of 80 GB or what the launcher started; `neucore-xl train --dry-run` asks for others."""
+    from rich.console import Console
+
+    from neucore_xl.training.dry_run import dry_run, present_cluster
+
+    cluster = present_cluster(None, None, 80.0)
+    dry_run(settings, cluster, Console(), recipe=options.recipe, overrides=options.overrides)
+    return 0
 
 
 def refused(sentence: str, code: int) -> int:
