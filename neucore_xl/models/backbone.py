@@ -151,7 +151,9 @@ class Backbone(nn.Module):
     def _hf_texts(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         text = self.clip.text
         attention = (ids != self._pad_id).long()
-        out = text.transformer(input_ids=ids, attention_mask=attention)  # type: ignore[union-attr, operator]
+        # transformers asks whether anything is masked, which shapes (meta or fake tensors) cannot answer
+        given = attention if type(ids) is Tensor and not ids.is_meta else None
+        out = text.transformer(input_ids=ids, attention_mask=given)  # type: ignore[union-attr, operator]
         return out.last_hidden_state, text.proj(text.pooler(out, attention))  # type: ignore[union-attr, operator]
 
     def _tower(self, part: Part) -> dict[str, nn.Parameter]:
