@@ -74,7 +74,7 @@ def test_a_run_that_is_broken_off_goes_on_with_the_same_losses(
     settings = tiny("train.accumulate=2", "backbone.freeze={image: 1, text: 1}")
     train(settings, tmp_path / "whole")
 
-    real, calls = checkpoints.save, []
+    real, calls = checkpoints.save_together, []
 
     def save_then_die(*args: Any, **kwargs: Any) -> Any:
         real(*args, **kwargs)
@@ -82,7 +82,7 @@ def test_a_run_that_is_broken_off_goes_on_with_the_same_losses(
         if len(calls) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "save", save_then_die)
+    monkeypatch.setattr(checkpoints, "save_together", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         train(settings, tmp_path / "broken")
     assert [r["step"] for r in log_of(tmp_path / "broken")] == [1, 2, 3, 4]
