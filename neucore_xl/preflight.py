@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         launch = detect()
         rank = launch.rank
         settings = load_settings(options.recipe, options.overrides)
-        passed = preflight(settings, options.run, launch, free_gib=options.free_gib)
+        words = {"recipe": options.recipe, "overrides": options.overrides}
+        passed = preflight(settings, options.run, launch, free_gib=options.free_gib, **words)
     except (UserError, OSError) as error:
         if (said := one_sentence(error)) is None:
             raise
@@ -69,7 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return hand_over(0 if passed else 2, rank)
 
 
-def preflight(settings: Settings, run: Path, launch: Launch, *, free_gib: float = 5.0) -> bool:
+def preflight(
+    settings: Settings,
+    run: Path,
+    launch: Launch,
+    *,
+    recipe: str = "recipe",
+    overrides: Sequence[str] = (),
+    free_gib: float = 5.0,
+) -> bool:
     """All checks, by all processes of ``launch``; rank 0 prints them. Returns whether all passed, on every rank."""
     import torch
 
@@ -98,7 +107,7 @@ def preflight(settings: Settings, run: Path, launch: Launch, *, free_gib: float 
             with contextlib.suppress(OSError):
                 path.unlink()
         found = [finding for part in world.gather(mine) for finding in part]
-        found += world.on_main(lambda: [_settings(settings, launch)])
+        found += world.on_main(lambda: [_settings(settings, launch, recipe, overrides, device == "cuda")])
         found = _compared(found)
     finally:
         meeting.stop(world)
@@ -111,7 +120,7 @@ def _gpus(settings: Settings, launch: Launch, cuda: bool) -> Finding:
     import torch
 
     if settings.train.device == "cpu":
-        return _finding("GPUs", lambda: f"none needed (train.device=cpu), {launch.local_world_size} ranks")
+        return _finding("GPUs", lambda: f"none needed (train.device=cpu); ranks here: {launch.local_world_size}")
 
     def look() -> str:
         from neucore_xl.parallel.launch import check
@@ -120,7 +129,7 @@ def _gpus(settings: Settings, launch: Launch, cuda: bool) -> Finding:
             raise UserError(f"torch sees no GPU here (train.device={settings.train.device})")
         check(launch, settings.train.world_size, "cuda")
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
-        return f"{torch.cuda.device_count()} x {', '.join(sorted(names))}, {launch.local_world_size} ranks"
+        return f"{torch.cuda.device_count()} x {', '.join(sorted(names))}; ranks here: {launch.local_world_size}"
 
     return _finding("GPUs", look)
 
@@ -189,17 +198,36 @@ def _free(settings: Settings, run: Path, least: float) -> Finding:
     return _finding("disk", look)
 
 
-def _settings(settings: Settings, launch: Launch) -> Finding:
-    """What training would refuse on this number of processes."""
+def _settings(settings: Settings, launch: Launch, recipe: str, overrides: Sequence[str], cuda: bool) -> Finding:
+    """What training would refuse on these processes, found on shapes alone, and the memory it is planned to take."""
 
     def look() -> str:
+        import io
+
+        import torch
+        from rich.console import Console
+
         from neucore_xl.parallel.launch import check
+        from neucore_xl.training.dry_run import dry_run
+        from neucore_xl.training.plan import Cluster
         from neucore_xl.training.strategy import choose_strategy
 
         check(launch, settings.train.world_size, "cpu")
         strategy = choose_strategy(settings.train, launch.world_size)
-        stage = f", ZeRO stage {strategy.stage}" if strategy.config is not None else ""
-        return f"{strategy.name}{stage}, batch {settings.train.batch_size} on {launch.world_size} ranks"
+        memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if cuda else 80.0
+        cluster = Cluster(launch.nodes, launch.world_size // launch.nodes, memory)
+        plan = dry_run(settings, cluster, Console(file=io.StringIO()), recipe=recipe, overrides=overrides)
+        stage = f", ZeRO {strategy.stage}" if strategy.config is not None else ""
+        said = (
+            f"{strategy.name}{stage}, batch {settings.train.batch_size} on {launch.world_size} ranks, "
+            f"{plan.trained:,} of {plan.parameters:,} parameters trained"
+        )
+        row = next((r for r in plan.rows if (r.file == plan.own if plan.own else r.strategy == strategy.name)), None)
+        if row is None or not cuda:
+            return said
+        if row.total > memory * 1e9:
+            raise UserError(f"{said}: {row.total / 1e9:.0f} GB planned on a GPU of {memory:.0f}; see `neucore-xl plan`")
+        return f"{said}, {row.total / 1e9:.0f} of {memory:.0f} GB planned on a GPU"
 
     return _finding("settings", look)
 
