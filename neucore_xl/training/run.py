@@ -94,7 +94,7 @@ def train(
             _claim(folder, settings, world, stack)
         if stored is None:
             world.on_main(lambda: folder.write_vocabulary(assembled.vocabulary))
-        found = world.on_main(lambda: checkpoints.latest(folder.checkpoints))
+        found = checkpoints.latest(folder.checkpoints, world)
         state = state_of(found)
         if found is not None and state.best_step == state.step:
             # a kill may have come between the checkpoint and this mark
