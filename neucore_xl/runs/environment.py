@@ -17,7 +17,7 @@ from neucore_xl.config.schema import Settings
 
 PACKAGES = (
     "neucore-xl", "torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "spacy", "datasets",
-    "safetensors", "accelerate", "deepspeed",
+    "safetensors", "accelerate", "deepspeed", "peft",
 )  # fmt: skip
 ANNOTATIONS = ("captions", "captions_ext", "image_splits")
 

@@ -19,6 +19,7 @@ from neucore_xl.runs.assemble import Assembled, assemble, frozen_fingerprint
 from neucore_xl.runs.encode import encode_gallery, encode_queries, score_chunks
 from neucore_xl.runs.folder import RunFolder
 from neucore_xl.runs.load import Run, load_run
+from neucore_xl.training.optim import parameter_groups
 
 Change = Callable[[Settings, dict], Settings]
 
@@ -195,6 +196,28 @@ def test_partly_trained_towers_are_stored_and_known_again(settings: Settings, ch
     stored = run.checkpoint.weights()
     assert any("visual" in name for name in stored)
     assert not any("token_embedding" in name for name in stored)
+
+
+def test_adapters_are_stored_without_their_towers_and_known_again(
+    settings: Settings, change: Change, tmp_path: Path
+) -> None:
+    plain = assemble(settings).backbone_fingerprint
+    settings = change(settings, {"backbone": {"lora": {"rank": 2}}})
+    path = tmp_path / "run"
+    parts = begin(settings, path)
+    adapters = {n for n, p in parts.composer.named_parameters() if p.requires_grad and n.startswith("backbone.")}
+    assert len(adapters) == 2 * 2 * 4
+    assert all(".lora_" in name for name in adapters)
+    groups = {g["name"]: g["params"] for g in parameter_groups(parts.composer, parts.backbone, settings.train)}
+    assert len(groups["backbone"]) == len(adapters)
+    disturb(parts, 0.1)
+    assert frozen_fingerprint(parts.backbone) == parts.backbone_fingerprint == plain
+    store(parts, path, 1)
+    run = load_run(path)
+    assert {n for n in run.checkpoint.weights() if n.startswith("backbone.")} == adapters
+    np.testing.assert_array_equal(scores(run, settings), scores(parts, settings))
+    with pytest.raises(UserError, match="checkpoint of another model"):
+        load_run(path, settings=change(settings, {"backbone": {"lora": {"rank": 3}}}))
 
 
 def test_the_manifest_names_what_it_belongs_to(settings: Settings, tmp_path: Path) -> None:
