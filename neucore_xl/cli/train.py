@@ -29,7 +29,7 @@ def train(
     gpus_per_node: Annotated[
         int | None, typer.Option("--gpus-per-node", min=1, help="Of a dry run: GPUs of each machine.")
     ] = None,
-    gpu_memory: Annotated[float, typer.Option("--gpu-memory", min=0.1, help="Of a dry run: GB of one GPU.")] = 80.0,
+    gpu_memory: Annotated[float, typer.Option("--gpu-memory", min=0.001, help="Of a dry run: GB of one GPU.")] = 80.0,
 ) -> None:
     """Train RECIPE into a run folder; the same command again resumes where it stopped."""
     from neucore_xl.config.load import load_settings

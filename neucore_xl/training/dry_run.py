@@ -11,11 +11,10 @@ from torch import Tensor
 from neucore_xl.config.load import dump_yaml
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.batches import ImageFeatures, TextFeatures
-from neucore_xl.models.meta import meta_composer
 from neucore_xl.training.plan import Cluster, Plan, make_plan
 from neucore_xl.training.plan_print import plan_lines
-from neucore_xl.training.rehearsal import Rehearsal
-from neucore_xl.training.shapes import columns_per_query, vocabulary_size
+from neucore_xl.training.rehearsal import rehearse
+from neucore_xl.training.shapes import columns_per_query
 from neucore_xl.training.strategy import choose_strategy
 
 
@@ -52,7 +51,8 @@ def dry_run(
     say(dump_yaml(settings))
     stage = f", ZeRO {strategy.stage}" if strategy.config is not None else ""
     say(f"strategy: {strategy.name}{stage} on {cluster.ranks} processes")
-    for name, value in shapes(settings, plan.micro_batch, plan.local_batch * cluster.ranks).items():
+    half = strategy.config is not None and settings.train.precision == "bf16"
+    for name, value in shapes(settings, plan.micro_batch, plan.local_batch * cluster.ranks, half=half).items():
         say(f"{name:<12} {value}")
     say(f"trained      {plan.trained:,} of {plan.parameters:,} parameters")
     say("")
@@ -61,12 +61,11 @@ def dry_run(
     return plan
 
 
-def shapes(settings: Settings, queries: int, gathered: int) -> dict[str, str]:
+def shapes(settings: Settings, queries: int, gathered: int, *, half: bool) -> dict[str, str]:
     """Shapes of one training forward of ``queries`` and of its loss over ``gathered`` queries of all processes."""
-    composer, backbone = meta_composer(settings, vocabulary_size(settings))
-    rehearsal = Rehearsal(composer, backbone, settings, bf16_parameters=False)
-    batch, output = rehearsal.forward(queries)
-    found = {}
+    rehearsal = rehearse(settings, bf16_parameters=half)
+    batch, output = rehearsal.shapes(queries)
+    backbone, found = rehearsal.backbone, {}
     images = batch.images
     if isinstance(images, ImageFeatures):
         found["images"] = f"cached tokens {_shape(images.tokens)}, pooled {_shape(images.pooled)}"

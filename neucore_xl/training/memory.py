@@ -10,7 +10,8 @@ What DeepSpeed 0.19 really keeps, read from its source and measured in tests/tra
 | Adam's moments | 8 · T | 8 · T / N | 8 · T / N | 8 · T / N |
 
 P parameters, T of them trained, N ranks; p is 4, and 2 where DeepSpeed runs in bf16 (plain and DDP train fp32
-parameters under autocast); a is 4: gradients are added up in fp32. ZeRO 1 and 2 keep a master copy in fp32 runs too.
+parameters under autocast); a is 4: gradients are added up in fp32. ZeRO 1 and 2 keep a master copy in fp32 runs too,
+and in those ZeRO 2 keeps the gradient of a parameter that lies across two shards whole on both ranks.
 ZeRO 3 shards frozen parameters as well. An offloaded optimizer takes gradients, master copy and moments to the host.
 """
 
@@ -137,7 +138,11 @@ def _zero12(sizes: Sizes, sharing: Sharing, ranks: int, *, bf16: bool) -> States
     shards = [_ceil(sum(group), 2 * ranks) * 2 for group in sizes.groups]
     shard = sum(shards)
     padded = shard * ranks
-    optimizer, gradients = 12 * shard, width * padded if sharing.stage == 1 else 4 * shard
+    optimizer, gradients = 12 * shard, 4 * shard
+    if sharing.stage == 1:  # all are there before they are reduced
+        gradients = width * padded
+    elif not bf16:
+        gradients = 4 * _fullest(sizes.groups, shards, ranks)
     parameters = width * (padded + sum(sizes.frozen) + sizes.buffer_elements)
     bucket = int(sharing._zero("reduce_bucket_size", 5e8))
     buckets = width * bucket * (2 if sharing._zero("overlap_comm", 0) else 1)
@@ -171,6 +176,18 @@ def _zero3(sizes: Sizes, sharing: Sharing, ranks: int, *, bf16: bool) -> States:
         host += width * own
         parameters -= width * own
     return States(parameters, gradients, optimizer, width * bucket, width * gathered, update, host)
+
+
+def _fullest(groups: tuple[tuple[int, ...], ...], shards: list[int], ranks: int) -> int:
+    """Elements of the parameters that touch a rank's shards, for the rank with most: they are not cut in fp32 runs."""
+    held = [0] * ranks
+    for group, shard in zip(groups, shards, strict=True):
+        start = 0
+        for count in group:
+            for rank in range(start // shard, (start + count - 1) // shard + 1):
+                held[rank] += count
+            start += count
+    return max(held)
 
 
 def _ceil(value: int, divisor: int) -> int:

@@ -20,8 +20,8 @@ from neucore_xl.training.data import Share
 from neucore_xl.training.ds_check import check_config
 from neucore_xl.training.ds_config import ROOT, find_config, read_config, shipped_names
 from neucore_xl.training.memory import Sharing, Sizes, States, states
-from neucore_xl.training.rehearsal import Rehearsal
-from neucore_xl.training.shapes import vocabulary_size
+from neucore_xl.training.rehearsal import rehearse
+from neucore_xl.training.shapes import VOCABULARY
 
 HEADROOM = 0.1  # of the GPU's memory: CUDA's context, NCCL's and cuBLAS's buffers, fragmentation
 # The least communication first: ZeRO 1 and 2 exchange what DDP does, ZeRO 3 half as much again, offloading adds the
@@ -127,14 +127,12 @@ class _Planner:
         share = Share.of(train, World(0, cluster.ranks))
         self.local = train.batch_size // train.accumulate // cluster.ranks
         self.micro = self.local // share.forwards
-        self._rehearsals: dict[bool, Rehearsal] = {}
-        self._activations: dict[tuple[bool, int], int] = {}
-        self._features: int | None = None
+        self._half = False  # what was rehearsed last
         self.own = _as_named(find_config(train.deepspeed)) if train.deepspeed else None
 
     @cached_property
     def sizes(self) -> Sizes:
-        composer, backbone = meta_composer(self.settings, vocabulary_size(self.settings))
+        composer, backbone = meta_composer(self.settings, VOCABULARY)
         return Sizes.of(composer, backbone, self.settings.train)
 
     @cached_property
@@ -166,21 +164,18 @@ class _Planner:
         half = sharing.bf16_parameters(self.settings.train)
         held = states(self.sizes, sharing, self.cluster.ranks, bf16=self.settings.train.precision == "bf16")
         file = _as_named(sharing.file) if sharing.file else None
-        row = Row(sharing.name, file, held, self.activations(half, micro), self.features(), False)
+        row = Row(sharing.name, file, held, self.activations(half, micro), self.features, False)
         return replace(row, fits=row.total <= self.cluster.usable)
 
     def activations(self, half: bool, micro: int) -> int:
         """Peak bytes of a forward and backward of ``micro`` queries; ``half``: with bf16 parameters."""
-        half = half and self.settings.train.precision == "bf16"
-        if (half, micro) not in self._activations:
-            self._activations[half, micro] = self._rehearsal(half).activations(micro)
-        return self._activations[half, micro]
+        self._half = half
+        return rehearse(self.settings, bf16_parameters=half).activations(micro)
 
+    @cached_property
     def features(self) -> int:
-        """Bytes of the contrastive loss over all ranks."""
-        if self._features is None:
-            self._features = next(iter(self._rehearsals.values())).contrast(self.local, self.cluster.ranks)
-        return self._features
+        """Bytes of the contrastive loss over all ranks; features are fp32 in every strategy."""
+        return rehearse(self.settings, bf16_parameters=self._half).contrast(self.local, self.cluster.ranks)
 
     def advice(self) -> list[str]:
         """What would make it fit, nearest first."""
@@ -231,7 +226,8 @@ class _Planner:
     def _enough_ranks(self) -> int | None:
         """The smallest doubling of the GPUs whose ZeRO 3 leaves room for one query a pass."""
         zero3 = next(s for s in self.sharings if s.name == "zero3")
-        least = self.activations(True, 1) + self.features()
+        half = zero3.bf16_parameters(self.settings.train)
+        least = self.activations(half, 1) + self.features
         ranks = 2 * self.cluster.ranks
         while ranks <= 4096:
             held = states(self.sizes, zero3, ranks, bf16=self.settings.train.precision == "bf16")
@@ -240,13 +236,6 @@ class _Planner:
                 return ranks
             ranks *= 2
         return None
-
-    def _rehearsal(self, half: bool) -> Rehearsal:
-        if half not in self._rehearsals:
-            composer, backbone = meta_composer(self.settings, vocabulary_size(self.settings))
-            gpu = self.settings.train.device != "cpu"
-            self._rehearsals[half] = Rehearsal(composer, backbone, self.settings, gpu=gpu, bf16_parameters=half)
-        return self._rehearsals[half]
 
 
 def _as_named(path: Path) -> str:

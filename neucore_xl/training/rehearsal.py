@@ -14,6 +14,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 from unittest.mock import patch
 
@@ -24,14 +25,31 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from neucore_xl.config.schema import Settings
+from neucore_xl.config.schema import DataSettings, Settings, TrainSettings
 from neucore_xl.data.batches import Batch
 from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.features import ComposerOutput, FeatureSet
+from neucore_xl.models.meta import meta_composer
 from neucore_xl.parallel.world import World
 from neucore_xl.training.losses import match_term, objective
-from neucore_xl.training.shapes import blank_batch, columns_per_query
+from neucore_xl.training.shapes import VOCABULARY, blank_batch, columns_per_query
+
+
+def rehearse(settings: Settings, *, bf16_parameters: bool) -> Rehearsal:
+    """The rehearsal of ``settings`` on the device that they name (``auto``: a GPU); one that was made is used again."""
+    train = TrainSettings(
+        precision=settings.train.precision, device=settings.train.device, cache_features=settings.train.cache_features
+    )
+    # nothing else of data and optimisation changes a byte, so recipes that differ in it share their rehearsal
+    return _rehearse(settings.model_copy(update={"data": DataSettings(), "train": train}), bf16_parameters)
+
+
+@lru_cache(maxsize=4)
+def _rehearse(settings: Settings, bf16_parameters: bool) -> Rehearsal:
+    composer, backbone = meta_composer(settings, VOCABULARY)
+    gpu = settings.train.device != "cpu"
+    return Rehearsal(composer, backbone, settings, gpu=gpu, bf16_parameters=bf16_parameters)
 
 
 class Rehearsal:
@@ -43,7 +61,7 @@ class Rehearsal:
     def __init__(
         self, composer: Composer, backbone: Backbone, settings: Settings, *, gpu: bool = True, bf16_parameters: bool
     ) -> None:
-        self._settings, self._backbone, self._gpu = settings, backbone, gpu
+        self._settings, self.backbone, self._gpu = settings, backbone, gpu
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.composer = composer.bfloat16() if bf16_parameters else composer
         with self._mode:
@@ -51,27 +69,32 @@ class Rehearsal:
         for parameter in self.composer.parameters():
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(_drop_gradient)
-        self.features: tuple[FeatureSet, FeatureSet] | None = None  # shapes of queries and targets, after a step
+        self._steps: dict[int, tuple[int, Batch, ComposerOutput]] = {}
 
     def activations(self, queries: int) -> int:
         """Peak bytes of forward, loss and backward of ``queries`` queries at once, their inputs included."""
-        with self._measuring() as meter:
-            batch = blank_batch(self._settings, self._backbone, queries)
-            output = self._forward(batch)
-            self.features = output.queries, output.targets
-            torch.autograd.backward(objective(self.composer, output, batch, self._settings.loss).total)
-            del output, batch
-        return meter.peak
+        return self._step(queries)[0]
+
+    def shapes(self, queries: int) -> tuple[Batch, ComposerOutput]:
+        """Batch and output of one training forward, without values: to read shapes from."""
+        return self._step(queries)[1:]
+
+    def _step(self, queries: int) -> tuple[int, Batch, ComposerOutput]:
+        if queries not in self._steps:
+            with self._measuring() as meter:
+                batch = blank_batch(self._settings, self.backbone, queries)
+                output = self._forward(batch)
+                torch.autograd.backward(objective(self.composer, output, batch, self._settings.loss).total)
+            self._steps[queries] = meter.peak, batch, _detached(output)
+        return self._steps[queries]
 
     def contrast(self, queries: int, parts: int) -> int:
         """Peak bytes of the contrastive loss of ``queries`` own queries over the targets of ``parts`` such shares.
 
         Features, gathered targets, scores, and all their gradients, in fp32.
         """
-        if self.features is None:
-            self.activations(1)
-        assert self.features is not None
-        own, targets = self.features
+        _, output = self.shapes(next(iter(self._steps), 1))
+        own, targets = output.queries, output.targets
         columns = queries * columns_per_query(self._settings)
         with self._measuring() as meter:
             rows = _blank(own, queries, grad=True)
@@ -85,12 +108,6 @@ class Rehearsal:
             del output
             del rows, gathered, theta, positive, exclude, local
         return meter.peak
-
-    def forward(self, queries: int) -> tuple[Batch, ComposerOutput]:
-        """Batch and output of one training forward, to read shapes from."""
-        with self._measuring():
-            batch = blank_batch(self._settings, self._backbone, queries)
-            return batch, self._forward(batch)
 
     def _forward(self, batch: Batch) -> ComposerOutput:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._settings.train.precision == "bf16"):
@@ -177,6 +194,13 @@ def _gpu_kernels() -> Iterator[None]:
 
 def _drop_gradient(parameter: nn.Parameter | Tensor) -> None:
     parameter.grad = None
+
+
+def _detached(output: ComposerOutput) -> ComposerOutput:
+    """Its shapes without its graph, and without its memory being held."""
+    logits = None if output.concept_logits is None else torch.empty(output.concept_logits.shape, device="meta")
+    queries, targets = (f.map(lambda t: torch.empty(t.shape, device="meta")) for f in (output.queries, output.targets))
+    return ComposerOutput(queries, targets, torch.empty(1, device="meta"), logits)
 
 
 def _blank(features: FeatureSet, rows: int, grad: bool = False) -> FeatureSet:

@@ -17,7 +17,7 @@ from neucore_xl.models.backbone import Backbone
 _QUERIES = (1, 4, 16, 64, 256, 1024)
 _SHORT_TEXTS = (24, 46, 128, 359, 978, 2724)
 CONCEPTS = 18  # of the query that names most; all queries of a batch are padded to it
-VOCABULARY = {"cirr": 6_000, "fashion-iq": 6_000}  # concepts of the training sentences
+VOCABULARY = 6_000  # concepts of the training sentences: an assumption, for nothing is read
 
 
 def short_texts(queries: int) -> int:
@@ -25,11 +25,6 @@ def short_texts(queries: int) -> int:
     if queries > _QUERIES[-1]:
         return -(-queries * _SHORT_TEXTS[-1] // _QUERIES[-1])
     return int(np.ceil(np.interp(queries, _QUERIES, _SHORT_TEXTS)))
-
-
-def vocabulary_size(settings: Settings) -> int:
-    """Concepts of the training sentences: an assumption, for nothing is read."""
-    return VOCABULARY[settings.data.name]
 
 
 def columns_per_query(settings: Settings) -> int:
@@ -48,7 +43,7 @@ def blank_batch(settings: Settings, backbone: Backbone, queries: int) -> Batch:
     steps = settings.fusion.max_steps
     labels = None
     if settings.loss.concept_weight > 0:
-        labels = torch.zeros(queries, vocabulary_size(settings))
+        labels = torch.zeros(queries, VOCABULARY)
     return Batch(
         ids=tuple(str(i) for i in range(queries)),
         images=_images(settings, backbone, pictures),

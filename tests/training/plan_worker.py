@@ -89,8 +89,17 @@ def measure(case: str, rank: int, world: int, recipe: str) -> dict[str, int]:
         assert output.concept_logits is not None
         engine.backward(torch.stack([*features, output.concept_logits.sum(), output.log_scale.sum()]).sum())
 
+    trained = [p for p in composer.parameters() if p.requires_grad]
+    arrived = 0
+
+    def note(_: Tensor) -> None:
+        nonlocal arrived
+        arrived = max(arrived, sum(p.grad.nbytes for p in trained if p.grad is not None))
+
     forward_and_backward()
     engine.update()
+    for parameter in trained:
+        parameter.register_post_accumulate_grad_hook(note)
     forward_and_backward()
     held = {"everything": live() - before - sum(stored(tensors_of(batch)).values())}
     parameters = stored(p.ds_tensor if hasattr(p, "ds_tensor") else p for p in engine.composer.parameters())
@@ -100,9 +109,10 @@ def measure(case: str, rank: int, world: int, recipe: str) -> dict[str, int]:
     for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
         master += getattr(zero_optimizer, name, [])
     states = [t for s in zero_optimizer.optimizer.state.values() for t in s.values() if t.numel() > 1]
+    held["arrived"] = arrived  # the most that parameters hold as their ``grad`` on the way
     held["parameters"] = sum(parameters.values())
     held["optimizer"] = sum((stored(master) | stored(states)).values())
-    held["shared"] = sum(n for key, n in stored(master).items() if key in parameters)
+    held["gradients"] = held["everything"] - held["parameters"] - held["optimizer"]
     engine.update()
     engine.deepspeed.destroy()
     return held
