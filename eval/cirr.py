@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scores import guarded, open_run, parser, settings_of
+from scores import guarded, meet, open_run, parser, settings_of
 
 from neucore_xl.errors import UserError
 
@@ -24,15 +24,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     labelled = any(t.target for t in split.triplets)
     if options.labels and not labelled:
         raise UserError(f"--labels {options.labels}: the labels of {options.split} are hidden; leave --labels out.")
-    prepare_output(options.out, run=str(options.run), force=options.force)
-    if not labelled:
-        submission.refuse_existing(options.out, split, force=options.force)
+
+    def prepare() -> None:
+        prepare_output(options.out, run=str(options.run), force=options.force)
+        if not labelled:
+            submission.refuse_existing(options.out, split, force=options.force)
+
+    world = meet(settings)
+    world.on_main(prepare)
 
     from rich.console import Console
 
     console = Console()
-    opened = open_run(options, settings)
+    opened = open_run(options, settings, world)
     chunks = opened.chunks(split)[""]
+    if not world.is_main:
+        return
     if labelled:
         from neucore_xl.evaluation.cirr import evaluate
 

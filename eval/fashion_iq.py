@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scores import guarded, open_run, parser, settings_of
+from scores import guarded, meet, open_run, parser, settings_of
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,14 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if not any(t.target for t in split.triplets):
         raise UserError(f"the labels of split {options.split} are hidden: evaluate val.")
-    for folder in folders:
-        prepare_output(folder, run=str(options.run), force=options.force)
+
+    def prepare() -> None:
+        for folder in folders:
+            prepare_output(folder, run=str(options.run), force=options.force)
+
+    world = meet(settings)
+    world.on_main(prepare)
 
     from rich.console import Console
 
     console = Console()
-    opened = open_run(options, settings)
-    results = evaluate_lines(split, opened.chunks(split), lines)
+    opened = open_run(options, settings, world)
+    chunks = opened.chunks(split)
+    if not world.is_main:
+        return
+    results = evaluate_lines(split, chunks, lines)
     context = {"protocol": opened.protocol(), "environment": opened.environment()}
     for folder, result in zip(folders, results, strict=True):
         described = result.with_context(**context)

@@ -1,9 +1,12 @@
-"""What the scripts of this folder share: their common options, and the way from a run folder to chunks of scores."""
+"""What the scripts of this folder share: common options, processes, and the way from a run folder to its scores."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ if TYPE_CHECKING:  # torch is imported when a run is really opened, so that --he
 
     from neucore_xl.config.schema import Settings
     from neucore_xl.data.triplets import Split
+    from neucore_xl.parallel.world import World
     from neucore_xl.runs.load import Run
 
 
@@ -24,7 +28,7 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description=description, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--run", required=True, type=Path, help="run folder, as given to `neucore-xl train --run`")
+    p.add_argument("--run", required=True, type=Path, help="run folder of `train --run`, or an exported file")
     p.add_argument("--data", required=True, type=Path, metavar="ROOT", help="folder with captions/ and image_splits/")
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the figures are written")
     p.add_argument("--checkpoint", default="best", help="best, last or a step number (default: best)")
@@ -38,32 +42,73 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
 
 
 def guarded(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> None:
-    """Run a script's ``main``; what the user can mend is one sentence on standard error and exit code 2."""
+    """Run a script's ``main``; what the user can mend is one sentence on standard error and exit code 2.
+
+    Of many processes that fail alike the first one speaks.
+    """
+    from neucore_xl.parallel.leaving import hand_over
+
+    rank, code = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0), 0
     try:
         main(arguments)
     except (UserError, OSError) as error:
         if (said := one_sentence(error)) is None:
             raise
-        print(f"{Path(sys.argv[0]).name}: {said[0]}", file=sys.stderr)
-        sys.exit(said[1])
+        own = _met() and not getattr(error, "everybodys", False)
+        if rank == 0 or own:
+            print(f"{Path(sys.argv[0]).name}: {said[0]}", file=sys.stderr)
+        code = said[1]
+    except Exception:
+        if not _met():
+            raise
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # the others wait: this process must not linger in its own end
+    sys.exit(hand_over(code, rank))
+
+
+def _met() -> bool:
+    """Whether this process has met others."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.distributed.is_initialized()
+
+
+def meet(settings: Settings) -> World:
+    """The processes that this one was started with (``torchrun``, ``srun``, …), which share the work from here on."""
+    from neucore_xl.parallel.launch import check, detect
+    from neucore_xl.parallel.start import start
+    from neucore_xl.training.engine import resolve_device
+
+    launch, device = detect(), resolve_device(settings.train).type
+    check(launch, settings.train.world_size, device)
+    try:
+        return start(launch, device)
+    except UserError as error:
+        if launch.rank:  # here the processes cannot agree: each says what it saw
+            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        raise
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A run at work on a device."""
+    """A run at work on a device, on every process of ``world``."""
 
     run: Run
     settings: Settings
     device: Any
+    world: World
 
     def chunks(self, split: Split) -> dict[str, Iterator[tuple[int, np.ndarray]]]:
-        """Category (``""`` on CIRR) → scores of its triplets against its gallery, encoded when asked for."""
+        """Category (``""`` on CIRR) → scores of its triplets against its gallery; encoded by all processes, for the
+        first one: the others' are empty."""
         from neucore_xl.runs.encode import score_split
 
         facts = self.run.facts([split])
         inputs = self.run.inputs_for([split], facts)
         collator = self.run.collator(inputs, facts, split)
-        return score_split(self.run.composer, inputs, collator, split, self.settings.evaluation, self.device)
+        return score_split(
+            self.run.composer, inputs, collator, split, self.settings.evaluation, self.device, world=self.world
+        )
 
     def protocol(self) -> dict[str, Any]:
         """How pictures became pixels: part of every protocol."""
@@ -86,25 +131,41 @@ def settings_of(arguments: argparse.Namespace, dataset: str) -> Settings:
     from neucore_xl.config.load import load_settings
 
     config = arguments.run / "config.yaml"
-    if not config.is_file():
+    if not config.is_file() and not arguments.run.is_file():
         raise UserError(f"{arguments.run} is no run folder (it has no config.yaml): give the --run of its training")
-    overrides = [f"data.name={dataset}", f"train.device={arguments.device}", *arguments.overrides]
+    # its training's number of processes is none of this job's business
+    overrides = [f"data.name={dataset}", f"train.device={arguments.device}", "train.world_size=null"]
+    overrides += arguments.overrides
     if arguments.batch_size is not None:
         overrides.append(f"evaluation.batch_size={arguments.batch_size}")
-    settings = load_settings(str(config), overrides)
+    if config.is_file():
+        settings = load_settings(str(config), overrides)
+    else:
+        settings = _exported_settings(arguments.run, overrides)
     return settings.model_copy(update={"data": settings.data.model_copy(update={"root": arguments.data})})
 
 
-def open_run(arguments: argparse.Namespace, settings: Settings) -> Opened:
-    """Load the run's weights onto the device."""
+def _exported_settings(file: Path, overrides: list[str]) -> Settings:
+    """Settings from the header of an exported file; reading it does import torch."""
+    from neucore_xl.config.load import dump_yaml, load_settings
+    from neucore_xl.runs.export import ExportedRun
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.yaml"
+        config.write_text(dump_yaml(ExportedRun(file).settings()), encoding="utf-8")
+        return load_settings(str(config), overrides)
+
+
+def open_run(arguments: argparse.Namespace, settings: Settings, world: World) -> Opened:
+    """Load the run's weights onto the device of every process."""
     from neucore_xl.runs.load import load_run
     from neucore_xl.training.engine import resolve_device
 
     device = resolve_device(settings.train)
-    run = load_run(arguments.run, checkpoint=arguments.checkpoint, settings=settings)
+    run = load_run(arguments.run, checkpoint=arguments.checkpoint, settings=settings, world=world)
     run.composer.to(device)
     run.assembled.backbone.to(device)
-    return Opened(run, settings, device)
+    return Opened(run, settings, device, world)
 
 
 def _positive(text: str) -> int:

@@ -72,6 +72,24 @@ def test_four_ranks_and_micro_batches_and_parts_change_nothing(harness: ModuleTy
         assert parameters < 1e-4, name
 
 
+def test_adapters_on_frozen_towers_train_alike(harness: ModuleType, runs: Runs) -> None:
+    """Checkpointed activations and micro-batches among them, which run the adapted layers again."""
+    adapters = ["backbone.lora={rank: 4}"]
+    again = [*adapters, "backbone.activation_checkpointing=true", "train.micro_batch=4"]
+    plain = runs.run({"adapters": [*adapters, "train.strategy=plain"]}, 1)["adapters"]
+    trained = {n for n in plain.parameters if ".lora_" in n}
+    assert len(trained) == 2 * 2 * 4  # A and B of two layers in each block of each tower
+    assert all(plain.parameters[n].abs().sum() > 0 for n in trained)  # B was zero at the start
+    jobs = under_all(harness, "adapters", adapters) | under_all(harness, "again", again)
+    found = runs.run({name: job for name, job in jobs.items() if name.split()[1] in ("ddp", "zero2", "zero3")}, 2)
+    for name, other in found.items():
+        loss, parameters = harness.difference(plain, other)
+        assert loss < 1e-5, name
+        assert parameters < 1e-4, name
+        if name.endswith("zero3"):
+            assert max(other.held) < 0.51 * sum(p.numel() for p in other.parameters.values()), name
+
+
 def test_bf16_agrees_within_its_rounding(harness: ModuleType, runs: Runs) -> None:
     more = ["backbone.freeze=none", "train.precision=bf16"]
     plain = runs.run(

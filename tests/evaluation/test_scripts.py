@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from neucore_xl.data.datasets import open_split
@@ -142,3 +143,34 @@ def test_evaluate_compare_and_submit(trained, tmp_path, call):
     split = open_split("cirr", data, "test1")
     for file in submission.file_names("test1").values():
         assert submission.check(tmp_path / "test1" / file, split) == []
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_figures_of_one(trained, tmp_path, monkeypatch):
+    layout, data, ours, _ = trained
+    name = "cirr" if layout == "cirr" else "fashion_iq"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads would cut the sums otherwise
+    options = ("--run", ours, "--data", data, "--batch-size", 16, "train.cache_features=false")
+    one = script(name, *options, "--out", tmp_path / "one")
+    assert one.returncode == 0, one.stderr
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
+    command = [*launcher, REPOSITORY / "eval" / f"{name}.py", *options, "--out", tmp_path / "two"]
+    two = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=600, check=False)
+    assert two.returncode == 0, two.stderr
+    assert two.stdout == one.stdout.replace(str(tmp_path / "one"), str(tmp_path / "two"))
+    first, second = (json.loads((tmp_path / out / "metrics.json").read_text()) for out in ("one", "two"))
+    assert first["metrics"] == second["metrics"]
+    with np.load(tmp_path / "one" / "per_query.npz") as a, np.load(tmp_path / "two" / "per_query.npz") as b:
+        assert all(np.array_equal(a[key], b[key]) for key in a)
+
+
+def test_of_many_processes_that_are_wrong_alike_the_first_speaks(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        done = script("cirr", "--run", tmp_path / "none", "--data", tmp_path, "--out", tmp_path / "out")
+        assert done.returncode == 2
+        said.append(done.stderr)
+    assert "is no run folder" in said[0]
+    assert said[1] == ""
