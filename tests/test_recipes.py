@@ -56,4 +56,4 @@ def test_a_recipe_that_trains_towers_says_what_it_takes_and_that_it_is_unmeasure
     text = " ".join(head)
     assert "Not measured" in text
     assert f"neucore-xl plan {name} --nodes 1 --gpus-per-node 8" in text
-    assert "GB per GPU" in text
+    assert "GB per GPU with" in text

@@ -107,12 +107,22 @@ def test_the_strategy_with_the_least_communication_that_fits_is_recommended(tiny
     assert (
         roomy.command == "sbatch --nodes=2 --gpus-per-node=8 slurm/train.sbatch recipe --run runs/recipe train.lr=1e-4"
     )
-    small = replace(roomy.cluster, gpu_memory=(total(roomy, "zero2_offload") * 1.01) / 0.9e9)
-    tight = make_plan(settings, small, "recipe")
+
+
+def test_the_next_strategy_is_recommended_where_whole_copies_do_not_fit(tiny: Tiny, tmp_path: Path) -> None:
+    wide = tmp_path / "wide.json"  # enough parameters for its states to outweigh the buckets of the shipped files
+    vision = {"image_size": 32, "layers": 3, "width": 1024, "head_width": 64, "patch_size": 16}
+    text = {"context_length": 8, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 1}
+    wide.write_text(json.dumps({"embed_dim": 64, "vision_cfg": vision, "text_cfg": text}))
+    settings = tiny(TRAINED, f"backbone.config={wide}", "train.precision=bf16", "train.batch_size=16")
+    roomy = planned(settings, 2, 8, 80)
+    assert total(roomy, "zero3") < total(roomy, "zero1") < total(roomy, "ddp")
+    assert total(roomy, "zero2_offload") < total(roomy, "zero2") < total(roomy, "zero1")
+    tight = make_plan(settings, replace(roomy.cluster, gpu_memory=total(roomy, "zero2") * 1.01 / 0.9e9), "recipe")
     assert tight.recommended is not None
-    assert tight.recommended.strategy != "ddp"
+    assert tight.recommended.strategy == "zero2"
     assert tight.command is not None
-    assert tight.command.endswith(f"train.deepspeed=ds_configs/{tight.recommended.strategy}.json")
+    assert tight.command.endswith("train.deepspeed=ds_configs/zero2.json")
 
 
 def test_a_recipes_own_file_is_not_repeated_and_another_is_named(tiny: Tiny) -> None:
