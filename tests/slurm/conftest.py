@@ -181,11 +181,20 @@ def bring_up(folder: Path, nodes: int, gpus: int, **settings: str) -> Cluster:
     return cluster
 
 
+def tear_down(folder: Path) -> None:
+    """Stop what runs in ``folder``, by the pids that are noted there, and remove it."""
+    environ = os.environ | {"SLURM_SIM_DIR": str(folder), "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    subprocess.run(["bash", str(HERE / "slurm_cluster.sh"), "down"], check=True, env=environ, timeout=120)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Four nodes with two GPUs each; one such cluster at a time on a machine."""
     with Path("/tmp/neucore-xl-slurm-tests.lock").open("w") as lock:  # wherever TMPDIR points
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for stale in Path("/tmp").glob("ncs-*/etc/cluster"):  # of a test run that was killed: it held this lock
+            tear_down(stale.parent.parent)
         if reason := missing_tools():
             pytest.skip(reason)
         folder = Path(tempfile.mkdtemp(prefix="ncs-", dir="/tmp"))  # short: it holds UNIX sockets
@@ -193,8 +202,7 @@ def cluster() -> Iterator[Cluster]:
         try:
             yield made
         finally:
-            made.manage("down")
-        shutil.rmtree(folder, ignore_errors=True)
+            tear_down(folder)
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +215,7 @@ def production() -> Iterator[Cluster]:
     try:
         yield made
     finally:
-        made.manage("down")
-    shutil.rmtree(folder, ignore_errors=True)
+        tear_down(folder)
 
 
 @pytest.fixture(autouse=True)
