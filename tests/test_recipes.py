@@ -11,9 +11,11 @@ from neucore_xl.config.load import RECIPES, load_settings, recipe_names
 from neucore_xl.training.dry_run import dry_run
 from neucore_xl.training.plan import Cluster
 
-# Nodes and GPUs of 80 GB that the first lines of a recipe's file name; the demo's tower is made on the way.
-RECIPE_NAMES = [name for name in recipe_names() if name != "demo"]
+RECIPE_NAMES = [name for name in recipe_names() if name != "demo"]  # the demo makes its tower on the way
 LARGE = [name for name in RECIPE_NAMES if any(part in name for part in ("h14", "bigg14", "siglip", "full", "zero2"))]
+LARGE.sort(
+    key=lambda name: name.partition("-")[2]
+)  # the datasets of a model one after the other: they share its shapes
 
 
 def cluster(name: str) -> Cluster:
