@@ -32,11 +32,15 @@ OPERATION_INDEX: dict[Operation, int] = {op: i for i, op in enumerate(OPERATIONS
 
 @dataclass(frozen=True)
 class Step:
-    """One edit: the operation, the concepts (lemmas) it names, and the words of the sentence that say it."""
+    """One edit: the operation, the concepts (lemmas) it names, and the words of the sentence that say it.
+
+    ``implied`` are concepts that the edit is about though the sentence has no word for them.
+    """
 
     operation: Operation
     concepts: tuple[str, ...]
     phrase: str
+    implied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,11 @@ def check_sequence(sequence: FusionSequence, *, max_steps: int) -> list[str]:
             problems.append(f"step {number}: blank phrase")
         elif not is_traceable(step.phrase, sequence.text):
             problems.append(f"step {number}: the phrase {step.phrase[:60]!r} is not of the sentence")
-        for concept in step.concepts:
+        named = (*step.concepts, *step.implied)
+        for concept in named:
             if not concept.strip() or concept != concept.lower() or len(concept.split()) != 1:
                 problems.append(f"step {number}: the concept {concept[:60]!r} is not one lower-case lemma")
-        if len(set(step.concepts)) != len(step.concepts):
+        if len(set(named)) != len(named):
             problems.append(f"step {number}: a concept is named twice")
     return problems
 
@@ -139,7 +144,8 @@ def clip_steps(sequence: FusionSequence, max_steps: int) -> FusionSequence:
         return sequence
     kept, tail = sequence.steps[: max_steps - 1], sequence.steps[max_steps - 1 :]
     concepts = tuple(dict.fromkeys(c for step in tail for c in step.concepts))
-    merged = Step(tail[0].operation, concepts, _span(sequence, len(kept)))
+    implied = tuple(dict.fromkeys(c for step in tail for c in step.implied if c not in concepts))
+    merged = Step(tail[0].operation, concepts, _span(sequence, len(kept)), implied)
     return FusionSequence(sequence.text, (*kept, merged))
 
 

@@ -116,7 +116,12 @@ def _dumps(value: Any) -> str:
 
 
 def _step_json(step: Step) -> dict[str, Any]:
-    return {"operation": step.operation.value, "concepts": list(step.concepts), "phrase": step.phrase}
+    data: dict[str, Any] = {
+        "operation": step.operation.value,
+        "concepts": list(step.concepts),
+        "phrase": step.phrase,
+    }
+    return data | {"implied": list(step.implied)} if step.implied else data
 
 
 def _object(where: str, line: str) -> dict[str, Any]:
@@ -160,11 +165,13 @@ def _step(where: str, data: Any) -> Step:
     if not isinstance(data, dict):
         raise UserError(f"{where}: expected an object with operation, concepts and phrase")
     concepts, phrase = data.get("concepts", []), data.get("phrase")
-    if not isinstance(concepts, list) or not all(isinstance(c, str) for c in concepts):
-        raise UserError(f'{where}: "concepts" must be a list of words')
+    implied = data.get("implied", [])
+    for key, value in (("concepts", concepts), ("implied", implied)):
+        if not isinstance(value, list) or not all(isinstance(c, str) for c in value):
+            raise UserError(f'{where}: "{key}" must be a list of words')
     if not isinstance(phrase, str) or not phrase.strip():
         raise UserError(f'{where}: "phrase" must hold the words of the sentence that say the edit')
-    return Step(parse_operation(data.get("operation"), where), tuple(concepts), phrase)
+    return Step(parse_operation(data.get("operation"), where), tuple(concepts), phrase, tuple(implied))
 
 
 def parse_operation(value: Any, where: str) -> Operation:

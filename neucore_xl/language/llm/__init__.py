@@ -1,0 +1,1 @@
+"""The fusion sequence, written by a large language model and never trusted unchecked."""
