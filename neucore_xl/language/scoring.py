@@ -1,6 +1,6 @@
-"""How well a planner's sequences agree with the truth: operations, step boundaries, concepts, whole sequences.
+"""How well a planner's sequences agree with the truth: operations, step boundaries, concepts, order, whole sequences.
 
-Definitions (all in [0, 1], pooled over sentences, so that a long sentence weighs more than a short one):
+Definitions (in [0, 1] unless told otherwise, pooled over sentences: a long sentence weighs more than a short one):
 
 - A phrase stands for the words of the sentence it covers (its first contiguous occurrence after the phrase before
   it; else its words in order). Two steps overlap by the intersection over union (IoU) of their words.
@@ -12,13 +12,18 @@ Definitions (all in [0, 1], pooled over sentences, so that a long sentence weigh
   predicted steps) and recall (found over true steps), whatever the operation.
 - ``concept_f1``: F1 of concepts within aligned pairs; concepts of unaligned steps count as spurious or missed.
 - ``exact_match``: sentences with as many steps as the truth, each in its place with IoU ≥ 0.5 and its operation.
+- ``kendall_tau``: order of the steps, in [-1, 1]. Per sentence with at least two aligned pairs, tau-b of the
+  places that the aligned steps have in the truth and in the prediction (``scipy.stats.kendalltau``): 1 for the same
+  order, -1 for the reverse. Averaged over these sentences, each with the same weight; None where there is none.
 - Every interval is the 95 % percentile bootstrap over sentences (``scipy.stats.bootstrap``).
+
+What a language model needed for its answers (validity, fallbacks, tokens, seconds) is in ``scoring_rates.py``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,27 +31,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neucore_xl.errors import UserError
+from neucore_xl.language.estimates import Estimate, mean, ratio
+from neucore_xl.language.llm.answers import Record
+from neucore_xl.language.scoring_rates import Rates, Timing, score_records
 from neucore_xl.language.sequence import FusionSequence, word_spans, words
 
 FOUND_IOU = 0.5
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A share in [0, 1] and its 95 % interval; the interval is None where it cannot be computed (one sentence)."""
-
-    value: float
-    interval: tuple[float, float] | None
-
-    def __str__(self) -> str:
-        if self.interval is None:
-            return f"{100 * self.value:.1f} %"
-        return f"{100 * self.value:.1f} % [{100 * self.interval[0]:.1f}, {100 * self.interval[1]:.1f}]"
-
-
-@dataclass(frozen=True)
 class SequenceScore:
-    """The four measures of this module with their counts; ``confusion`` maps "truth>predicted" to aligned pairs."""
+    """The measures of this module with their counts; ``confusion`` maps "truth>predicted" to aligned pairs.
+
+    ``rates`` are those of the planner's records, where it has any.
+    """
 
     sentences: int
     true_steps: int
@@ -57,6 +55,9 @@ class SequenceScore:
     exact_match: Estimate
     by_operation: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # truth -> (right, all)
     confusion: Mapping[str, int] = field(default_factory=dict)
+    kendall_tau: Estimate | None = None
+    ordered_sentences: int = 0  # with at least two aligned pairs
+    rates: Rates | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; shares as fractions with full precision."""
@@ -67,11 +68,14 @@ def score_sequences(
     predicted: Mapping[str, FusionSequence],
     truth: Mapping[str, FusionSequence],
     *,
+    records: Sequence[Record] | None = None,
+    timings: Sequence[Timing] = (),
     resamples: int = 2000,
     seed: int = 0,
 ) -> SequenceScore:
     """Compare ``predicted`` with ``truth``, both by sentence; sentences outside the truth are not looked at.
 
+    ``records`` of a language model, of the same sentences, and ``timings`` of its work give ``rates`` as well.
     Raises ``UserError`` when a sentence of the truth was not predicted or the truth holds no step.
     """
     missing = [text for text in truth if text not in predicted]
@@ -85,7 +89,7 @@ def score_sequences(
         return np.array([getattr(row, name) for row in rows], dtype=np.float64)
 
     def estimate(above: NDArray[np.float64], below: NDArray[np.float64]) -> Estimate:
-        return _ratio(above, below, resamples, seed)
+        return ratio(above, below, resamples=resamples, seed=seed)
 
     right: Counter[str] = Counter()
     total: Counter[str] = Counter()
@@ -95,6 +99,7 @@ def score_sequences(
             total[true] += 1
             right[true] += true == guess
             confusion[f"{true}>{guess}"] += true != guess
+    taus = [row.tau for row in rows if row.tau is not None]
     return SequenceScore(
         sentences=len(rows),
         true_steps=int(column("true_steps").sum()),
@@ -105,7 +110,19 @@ def score_sequences(
         exact_match=estimate(column("exact"), np.ones(len(rows))),
         by_operation={op: (right[op], n) for op, n in total.most_common()},
         confusion={pair: n for pair, n in confusion.most_common() if n},
+        kendall_tau=mean(taus, resamples=resamples, seed=seed),
+        ordered_sentences=len(taus),
+        rates=None if records is None else score_records(records, timings, resamples=resamples, seed=seed),
     )
+
+
+def order_tau(places: Sequence[int]) -> float | None:
+    """Kendall's tau-b of predicted ``places``, listed in the true order; None for fewer than two."""
+    if len(places) < 2:
+        return None
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(range(len(places)), places).statistic)
 
 
 @dataclass(frozen=True)
@@ -120,6 +137,7 @@ class _Row:
     predicted_concepts: int
     common: int
     exact: bool
+    tau: float | None
     pairs: tuple[tuple[str, str], ...]
 
 
@@ -147,6 +165,7 @@ def _compare(predicted: FusionSequence, truth: FusionSequence) -> _Row:
         predicted_concepts=sum(len(set(s.concepts)) for s in predicted.steps),
         common=common,
         exact=same_shape and right == len(truth.steps),
+        tau=order_tau([aligned[t] for t in sorted(aligned)]),
         pairs=tuple(pairs),
     )
 
@@ -158,30 +177,3 @@ def _step_words(sequence: FusionSequence, text: str) -> list[frozenset[int]]:
 
 def _iou(a: frozenset[int], b: frozenset[int]) -> float:
     return len(a & b) / len(a | b) if a | b else 0.0
-
-
-def _ratio(above: NDArray[np.float64], below: NDArray[np.float64], resamples: int, seed: int) -> Estimate:
-    """Ratio of sums with its percentile bootstrap over the entries; 1 where there is nothing to find at all."""
-    from scipy.stats import bootstrap
-
-    if below.sum() == 0:
-        return Estimate(1.0, None)
-    value = float(above.sum() / below.sum())
-    if len(above) < 2:
-        return Estimate(value, None)
-
-    def statistic(a: NDArray[np.float64], b: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
-        total = b.sum(axis=axis)
-        return a.sum(axis=axis) / np.where(total == 0, 1, total)
-
-    result = bootstrap(
-        (above, below),
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=100,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    return Estimate(value, (float(result.confidence_interval.low), float(result.confidence_interval.high)))
