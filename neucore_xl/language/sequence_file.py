@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import filecmp
+import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,19 +21,28 @@ FORMAT = "neucore-xl/fusion-sequences"
 VERSION = 1
 
 
+NOTES = ("fallback", "repairs")  # optional keys of a line: how its sequence came about
+Noted = tuple[FusionSequence, Mapping[str, Any]]  # a sequence and its notes
+
+
 @dataclass(frozen=True)
 class SequenceFile:
-    """What a file holds: the planner that wrote it, its settings, and the sequence of every sentence."""
+    """What a file holds: the planner that wrote it, its settings, and the sequence of every sentence.
+
+    ``notes`` has an entry for each sentence of which the file says how its sequence came about: ``fallback`` (the
+    reason why the clause planner wrote it) and ``repairs`` (counts by reason).
+    """
 
     planner: str
     settings: Mapping[str, Any]
     by_text: dict[str, FusionSequence]
     ids: Mapping[str, str] = field(default_factory=dict)  # optional id of a line -> its text
+    notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def write_sequences(
     path: Path,
-    sequences: Iterable[FusionSequence],
+    sequences: Iterable[FusionSequence | Noted],
     *,
     planner: str,
     settings: Mapping[str, Any],
@@ -38,40 +50,65 @@ def write_sequences(
 ) -> int:
     """Write the file at once or not at all; returns the number of distinct sentences.
 
-    A sentence that comes twice is written once. A file of the same content is left alone; another one is kept
-    and a ``UserError`` raised, unless ``force``.
+    ``sequences`` may be a stream: one digest per sentence is all that is held. Of a sentence that comes twice the
+    first is written. A file of the same content is left alone; another one is kept and a ``UserError`` raised,
+    unless ``force``.
     """
     path = Path(path)
-    header = {
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = _write_lines(temporary, _header_json(planner, settings), sequences)
+        if not path.exists() or not filecmp.cmp(temporary, path, shallow=False):
+            if path.exists() and not force:
+                raise UserError(f"{path} exists and differs: give another name, or ask to overwrite it")
+            temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}): choose another place or free some room"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    return written
+
+
+def _write_lines(path: Path, header: dict[str, Any], sequences: Iterable[FusionSequence | Noted]) -> int:
+    seen: set[bytes] = set()
+    with path.open("w", encoding="utf-8", newline="\n") as out:
+        out.write(_dumps(header) + "\n")
+        for item in sequences:
+            sequence, notes = (item, {}) if isinstance(item, FusionSequence) else item
+            digest = hashlib.sha256(sequence.text.encode("utf-8", "surrogatepass")).digest()[:16]
+            if digest in seen:
+                continue
+            seen.add(digest)
+            line = {"text": sequence.text, "steps": [step_json(s) for s in sequence.steps]}
+            out.write(_dumps(line | {key: notes[key] for key in NOTES if notes.get(key)}) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    return len(seen)
+
+
+def _header_json(planner: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "format": FORMAT,
         "version": VERSION,
         "planner": planner,
         "settings": dict(settings),
         "operations": [op.value for op in OPERATIONS],
     }
-    lines = [_dumps(header)]
-    for sequence in {s.text: s for s in sequences}.values():
-        lines.append(_dumps({"text": sequence.text, "steps": [_step_json(s) for s in sequence.steps]}))
-    content = "\n".join(lines) + "\n"
-    if path.exists() and not force:
-        if path.read_bytes() == content.encode("utf-8"):
-            return len(lines) - 1
-        raise UserError(f"{path} exists and differs: give another name, or ask to overwrite it")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The checked header of a file, without reading its sentences; raises ``UserError``."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(path)
+        with Path(path).open(encoding="utf-8") as lines:
+            return _header(Path(path), lines.readline())
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}): choose another place or free some room"
-        ) from error
-    return len(lines) - 1
+        raise UserError(f"cannot read the sequence file {path} ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}, line 1: not UTF-8 text") from error
 
 
 def read_sequences(path: Path) -> SequenceFile:
@@ -89,6 +126,7 @@ def read_sequences(path: Path) -> SequenceFile:
     header = _header(path, lines[0])
     by_text: dict[str, FusionSequence] = {}
     ids: dict[str, str] = {}
+    notes: dict[str, Mapping[str, Any]] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
             continue
@@ -103,7 +141,9 @@ def read_sequences(path: Path) -> SequenceFile:
         by_text[sequence.text] = sequence
         if "id" in data:
             ids[str(data["id"])] = sequence.text
-    return SequenceFile(header["planner"], header.get("settings") or {}, by_text, ids)
+        if said := _notes(where, data):
+            notes[sequence.text] = said
+    return SequenceFile(header["planner"], header.get("settings") or {}, by_text, ids, notes)
 
 
 def _dumps(value: Any) -> str:
@@ -115,7 +155,8 @@ def _dumps(value: Any) -> str:
     return text
 
 
-def _step_json(step: Step) -> dict[str, Any]:
+def step_json(step: Step) -> dict[str, Any]:
+    """A step as the files hold it; ``parse_step`` reads it back."""
     data: dict[str, Any] = {
         "operation": step.operation.value,
         "concepts": list(step.concepts),
@@ -147,7 +188,37 @@ def _header(path: Path, line: str) -> dict[str, Any]:
         raise UserError(f"{where}: version {header.get('version')!r} of the format is not known, only {VERSION}")
     if not isinstance(header.get("planner"), str):
         raise UserError(f'{where}: the header must name its "planner"')
+    if not isinstance(header.get("settings") or {}, dict):
+        raise UserError(f'{where}: the "settings" of the planner must be an object')
+    _require_vocabulary(where, header.get("operations"))
     return header
+
+
+def _require_vocabulary(where: str, named: Any) -> None:
+    """A planner that knew other operations than ours would have planned otherwise: its file must be made anew."""
+    if named is None:  # written by hand
+        return
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise UserError(f'{where}: "operations" must be a list of names')
+    ours = [op.value for op in OPERATIONS]
+    unknown, missing = [n for n in named if n not in ours], [n for n in ours if n not in named]
+    if unknown or missing:
+        differs = [f"{', '.join(unknown)} not known here"] if unknown else []
+        differs += [f"{', '.join(missing)} missing there"] if missing else []
+        raise UserError(
+            f"{where}: planned with another vocabulary of operations ({'; '.join(differs)}): "
+            "plan the sentences again with `neucore-xl prepare sequences`"
+        )
+
+
+def _notes(where: str, data: dict[str, Any]) -> dict[str, Any]:
+    notes = {key: data[key] for key in NOTES if data.get(key)}
+    if not isinstance(notes.get("fallback", ""), str):
+        raise UserError(f'{where}: "fallback" must say why')
+    repairs = notes.get("repairs", {})
+    if not isinstance(repairs, dict) or not all(type(n) is int for n in repairs.values()):
+        raise UserError(f'{where}: "repairs" must count repairs by reason')
+    return notes
 
 
 def _sequence(where: str, data: dict[str, Any]) -> FusionSequence:
@@ -158,10 +229,11 @@ def _sequence(where: str, data: dict[str, Any]) -> FusionSequence:
         raise UserError(f'{where}: "steps" must be a list')
     if text.strip() and not steps:
         raise UserError(f"{where}: a sentence needs at least one step")
-    return FusionSequence(text, tuple(_step(f"{where}, step {i}", s) for i, s in enumerate(steps, start=1)))
+    return FusionSequence(text, tuple(parse_step(f"{where}, step {i}", s) for i, s in enumerate(steps, start=1)))
 
 
-def _step(where: str, data: Any) -> Step:
+def parse_step(where: str, data: Any) -> Step:
+    """The step that ``step_json`` wrote; raises ``UserError`` beginning with ``where``."""
     if not isinstance(data, dict):
         raise UserError(f"{where}: expected an object with operation, concepts and phrase")
     concepts, phrase = data.get("concepts", []), data.get("phrase")
