@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from neucore_xl import __version__
-from neucore_xl.cli import checkpoint, config, data, demo, plan, prepare, submission, train
+from neucore_xl.cli import ablate, checkpoint, config, data, demo, plan, prepare, submission, train
 from neucore_xl.errors import UserError, one_sentence
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ def _root(
 
 
 app.command("train")(train.train)
+app.command("ablate")(ablate.ablate)
 app.command("plan")(plan.plan)
 app.command("demo")(demo.demo)
 app.add_typer(checkpoint.app, name="checkpoint")

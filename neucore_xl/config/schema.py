@@ -131,10 +131,19 @@ class ModelSettings(Section):
 class FusionSettings(Section):
     """Where the order of the edits comes from (section 2 of the model page)."""
 
-    sequence: Literal["learned", "clauses", "llm"] = Field(
-        "clauses", description="Learned steps (equation 7), the clause planner, or a file written by a language model."
+    sequence: Literal["learned", "clauses", "llm", "oracle", "single", "shuffled", "reordered"] = Field(
+        "clauses",
+        description="`learned` steps (equation 7); `clauses`, planned on the way; `llm`, a file that a language model "
+        "wrote; `oracle`, the truth of generated data (`truth/` below `data.root`). For control: `single`, the whole "
+        "sentence as one step; `shuffled`, the clause planner's steps of another sentence; `reordered`, those of the "
+        "sentence itself in random order.",
     )
-    file: Path | None = Field(None, description="Sequence file for `llm`; unused otherwise.")
+    file: Path | None = Field(
+        None, description="Sequence file of `llm`, or a folder of them; the others leave it unread."
+    )
+    prompt: str | None = Field(
+        None, description="Version of the prompt that an `llm` file must have been written with; null: any."
+    )
     max_steps: PositiveInt = Field(6, description="K_max: later steps of a longer sequence are merged into the last.")
     learned_steps: PositiveInt = Field(
         3, description="K of `learned`, and the number of fusion steps of row `neucore`."

@@ -57,7 +57,8 @@ class SequenceBatch:
 
     ``short_texts``: P distinct phrases and concept names; ``phrase [B, K]`` and ``concept [B, M]`` index them
     (0 where masked); ``operation [B, K]`` indexes ``Operation``; ``step_mask [B, K]`` and ``concept_mask [B, M]``
-    are true on real entries. Steps are packed to the left. K or M may be 0.
+    are true on real entries. Steps are packed to the left. K or M may be 0. ``active``: for each of the K steps, how
+    many queries have it; a model that is told runs a step for these alone, without asking a device for the number.
     """
 
     short_texts: TextInput
@@ -66,6 +67,7 @@ class SequenceBatch:
     step_mask: Tensor
     concept: Tensor
     concept_mask: Tensor
+    active: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

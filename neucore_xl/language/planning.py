@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from neucore_xl.config.schema import FusionSettings, LanguageSettings
 from neucore_xl.errors import UserError
 from neucore_xl.language.clauses import ClausePlanner
+from neucore_xl.language.controls import reordered, shuffled, single
 from neucore_xl.language.sequence import FusionSequence, clip_steps
-from neucore_xl.language.sequence_file import read_sequences
+from neucore_xl.language.sequence_file import SequenceFile, read_sequences
+
+Sequences = dict[str, FusionSequence]
 
 
 class Planner(Protocol):
@@ -22,7 +25,7 @@ class Planner(Protocol):
     def plan(self, texts: Sequence[str]) -> list[FusionSequence]: ...
 
 
-PLANNERS: tuple[str, ...] = ("clauses",)  # the planners that work offline and write sequence files
+PLANNERS: tuple[str, ...] = ("clauses",)  # the planners that need nothing but a name
 
 
 def build_planner(name: str, language: LanguageSettings, max_steps: int, cache_dir: Path | None = None) -> Planner:
@@ -34,25 +37,41 @@ def build_planner(name: str, language: LanguageSettings, max_steps: int, cache_d
 
 def sequences_for(
     texts: Sequence[str], fusion: FusionSettings, language: LanguageSettings, cache_dir: Path | None = None
-) -> dict[str, FusionSequence]:
+) -> Sequences:
     """The sequence of every distinct text, at most ``fusion.max_steps`` long; ``{}`` for ``learned`` steps.
 
-    A blank text has a sequence without steps. Raises ``UserError`` when ``fusion.sequence=llm`` and the file is
-    missing or lacks a sentence.
+    A blank text has a sequence without steps. Raises ``UserError`` when a file is needed and is missing, lacks a
+    sentence, or was written with another vocabulary or prompt than the settings ask for.
     """
     distinct = list(dict.fromkeys(texts))
-    if fusion.sequence == "learned":
-        return {}
-    if fusion.sequence == "clauses":
+
+    def clauses() -> Sequences:
         planner = ClausePlanner(language, fusion.max_steps, cache_dir=cache_dir)
         return dict(zip(distinct, planner.plan(distinct), strict=True))
-    return _from_file(distinct, fusion)
+
+    def file() -> Sequences:
+        return _from_files(distinct, fusion)
+
+    sources: Mapping[str, Callable[[], Sequences]] = {
+        "learned": dict,
+        "clauses": clauses,
+        "llm": file,
+        "oracle": file,
+        "single": lambda: single(distinct),
+        "shuffled": lambda: shuffled(clauses()),
+        "reordered": lambda: reordered(clauses()),
+    }
+    return sources[fusion.sequence]()
 
 
-def _from_file(texts: Sequence[str], fusion: FusionSettings) -> dict[str, FusionSequence]:
+def _from_files(texts: Sequence[str], fusion: FusionSettings) -> Sequences:
     if fusion.file is None:
-        raise UserError("fusion.sequence=llm needs fusion.file: the sequence file that a planner wrote")
-    stored = read_sequences(fusion.file).by_text
+        raise UserError(f"fusion.sequence={fusion.sequence} needs fusion.file: a sequence file, or a folder of them")
+    stored: Sequences = {}
+    for path in _files(fusion.file):
+        content = read_sequences(path)
+        _refuse_other_prompt(path, content, fusion)
+        stored.update(content.by_text)
     missing = [t for t in texts if t.strip() and t not in stored]
     if missing:
         raise UserError(
@@ -60,3 +79,21 @@ def _from_file(texts: Sequence[str], fusion: FusionSettings) -> dict[str, Fusion
             "plan them with `neucore-xl prepare sequences`"
         )
     return {t: clip_steps(stored.get(t, FusionSequence(t, ())), fusion.max_steps) for t in texts}
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]  # reading says what is wrong with it
+    found = sorted(path.glob("*.jsonl"))
+    if not found:
+        raise UserError(f"{path} holds no sequence file (*.jsonl)")
+    return found
+
+
+def _refuse_other_prompt(path: Path, content: SequenceFile, fusion: FusionSettings) -> None:
+    written = content.settings.get("prompt")
+    if fusion.sequence == "llm" and fusion.prompt is not None and written != fusion.prompt:
+        raise UserError(
+            f"{path} was written with the prompt {written or 'of no name'!r}, but fusion.prompt asks for "
+            f"{fusion.prompt!r}: plan the sentences again with that prompt, or change fusion.prompt"
+        )

@@ -5,6 +5,8 @@ Legend: B queries, S = 1 + N + M tokens, K steps, L words, d width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -97,14 +99,32 @@ class ProgressiveFusion(nn.Module):
         super().__init__()
         self.block = FusionBlock(width, heads, dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, steps: Tensor, step_mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor, steps: Tensor, step_mask: Tensor, active: Sequence[int] | None = None
+    ) -> Tensor:
         """``x [B, S, d]``, ``mask [B, S]``, ``steps [B, K, d]``, ``step_mask [B, K]`` to X_K ``[B, S, d]``.
 
-        A row whose step is masked keeps its X bit for bit.
+        A row whose step is masked keeps its X bit for bit. With ``active``, the number of rows that have each step
+        (packed to the left), step k runs on these rows alone, and on one at least: processes that share the block's
+        weights must all call it K times. Without it every step runs on all rows.
         """
-        for k in range(steps.shape[1]):
-            x = torch.where(step_mask[:, k, None, None], self.block(x, mask, steps[:, k]).to(x.dtype), x)
-        return x
+        if active is None:
+            for k in range(steps.shape[1]):
+                x = self._step(x, mask, steps[:, k], step_mask[:, k])
+            return x
+        longest_first = step_mask.sum(1).argsort(descending=True, stable=True)
+        x, mask, steps, step_mask = (t[longest_first] for t in (x, mask, steps, step_mask))
+        finished: list[Tensor] = []  # rows after their last step, the shortest queries first
+        for k, rows in enumerate(active):
+            rows = max(rows, 1)
+            if rows < len(x):
+                finished.append(x[rows:])
+                x = x[:rows]
+            x = self._step(x, mask[:rows], steps[:rows, k], step_mask[:rows, k])
+        return torch.cat([x, *reversed(finished)])[longest_first.argsort()]
+
+    def _step(self, x: Tensor, mask: Tensor, step: Tensor, real: Tensor) -> Tensor:
+        return torch.where(real[:, None, None], self.block(x, mask, step).to(x.dtype), x)
 
 
 class MixedFusion(nn.Module):

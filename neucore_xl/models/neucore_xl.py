@@ -143,5 +143,6 @@ class NeucoreXL(Head):
         x = torch.cat([references["foreground"][:, None], tokens, concepts], 1)
         n_image = 1 + tokens.shape[1]
         mask = torch.cat([text.sequence.concept_mask.new_ones(len(x), n_image), text.sequence.concept_mask], 1)
-        x = self.fusion(x, mask, steps, step_mask)
+        active = None if self.learned_sequence is not None else text.sequence.active
+        x = self.fusion(x, mask, steps, step_mask, active)
         return x[:, 1:n_image].mean(1)

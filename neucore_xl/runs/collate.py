@@ -153,9 +153,10 @@ class Collator:
             short_texts=self.inputs.texts(short.names or [""]),
             phrase=_padded(phrase, steps),
             operation=_padded(operation, steps),
-            step_mask=_mask(phrase, steps),
+            step_mask=(step_mask := _mask(phrase, steps)),
             concept=_padded(concept),
             concept_mask=_mask(concept),
+            active=tuple(step_mask.sum(0).tolist()),
         )
 
     def _steps(self, text: str) -> tuple[Step, ...]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neucore_xl.config.schema import Settings
+from neucore_xl.config.schema import FusionSettings, Settings
 from neucore_xl.data.triplets import Split
+from neucore_xl.errors import UserError
 from neucore_xl.language.concepts import ConceptTagger
 from neucore_xl.language.planning import sequences_for
 from neucore_xl.language.sequence import FusionSequence
@@ -32,7 +33,29 @@ def sentence_facts(
 ) -> SentenceFacts:
     """Facts of every sentence of ``splits``; raises ``UserError`` as ``sequences_for`` does."""
     texts = list(dict.fromkeys(t.text for split in splits for t in split.triplets))
+    fusion = fusion_of(settings)
     return SentenceFacts(
-        sequences_for(texts, settings.fusion, settings.language, cache_dir),
+        sequences_for(texts, fusion, settings.language, cache_dir),
         dict(zip(texts, tagger.concepts(texts), strict=True)),
     )
+
+
+def check_sequences(settings: Settings, splits: Sequence[Split]) -> None:
+    """Raise ``UserError`` where a sequence file that ``settings`` name cannot serve ``splits``; plans nothing."""
+    fusion = fusion_of(settings)
+    if fusion.sequence in ("llm", "oracle"):
+        sequences_for([t.text for split in splits for t in split.triplets], fusion, settings.language)
+
+
+def fusion_of(settings: Settings) -> FusionSettings:
+    """``settings.fusion`` with the file that it means: for ``oracle`` the truth beside generated data."""
+    fusion = settings.fusion
+    if fusion.sequence != "oracle":
+        return fusion
+    truth = settings.data.root / "truth"
+    if not truth.is_dir():
+        raise UserError(
+            f"fusion.sequence=oracle reads the truth of generated data, and {truth} is not there: take "
+            "clauses or llm for data without a truth"
+        )
+    return fusion.model_copy(update={"file": truth})

@@ -114,6 +114,27 @@ def test_masked_steps_leave_x_unchanged_bit_for_bit() -> None:
     assert torch.equal(fusion(x, mask, steps[:, :0], step_mask[:, :0]), x)  # K = 0
 
 
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.integers(0, 3))
+def test_a_step_runs_on_the_queries_that_have_it(lengths: list[int], padding: int) -> None:
+    """The same result as over all rows, for as many rows as are real; a share without a row still calls the block."""
+    torch.manual_seed(0)
+    fusion = ProgressiveFusion(8, 2, 0.0)
+    torch.nn.init.normal_(fusion.block.modulation[-1].weight)
+    width = max(lengths) + padding
+    step_mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+    x, steps = torch.randn(len(lengths), 6, 8), torch.randn(len(lengths), width, 8)
+    mask = torch.ones(len(lengths), 6, dtype=torch.bool)
+    active = tuple(step_mask.sum(0).tolist())
+    rows: list[int] = []
+    fusion.block.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    out = fusion(x, mask, steps, step_mask, active)
+    assert rows == [max(n, 1) for n in active]
+    torch.testing.assert_close(out, fusion(x, mask, steps, step_mask), atol=1e-4, rtol=1e-4)
+    for row, length in enumerate(lengths):
+        if length == 0:
+            assert torch.equal(out[row], x[row])
+
+
 def test_a_step_changes_what_the_block_does() -> None:
     torch.manual_seed(0)
     fusion = ProgressiveFusion(8, 2, 0.0)
