@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +21,9 @@ def _group() -> None:
 @app.command()
 def sequences(
     root: Annotated[Path | None, typer.Argument(help="Folder of CIRR or Fashion-IQ annotations.")] = None,
-    planner: Annotated[str, typer.Option(help="Who splits a sentence into steps: clauses.")] = "clauses",
+    planner: Annotated[
+        str, typer.Option(help="Who splits a sentence into steps: clauses, clauses-encoder or llm.")
+    ] = "clauses",
     split: Annotated[list[str] | None, typer.Option(help="Only this split (repeatable); all without it.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Sequence file; ROOT/sequences/PLANNER.jsonl without it.", show_default=False)
@@ -35,6 +38,34 @@ def sequences(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="With --score: also write the score here.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="llm: hub name, folder or GGUF file, or the server's name for it.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="llm: branch, tag or commit of the model.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="llm: an OpenAI-compatible server, http://host:port/v1.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="llm: another prompt.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="llm: sentences at a time (16).", show_default=False)
+    ] = None,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="llm --endpoint: questions at a time (8).", show_default=False)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="llm: cpu, cuda, cuda:1, …; the best there is without it.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="llm: bf16 or fp32; by the device without it.", show_default=False)
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="llm: length of an answer (256).", show_default=False)
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="llm: plan only share I (from 0) of N; the last one merges.")
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="llm: plan nothing, write the file of what all shards planned.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="llm: only the first so many sentences.")] = None,
 ) -> None:
     """Plan the fusion sequence of every sentence below ROOT, or score a planner on a truth file."""
     if (root is None) == (score is None):
@@ -43,22 +74,71 @@ def sequences(
         raise UserError("--predicted and --json belong to --score TRUTH.")
     if score is not None and (split or out is not None or force):
         raise UserError("--split, --out and --force belong to a folder of annotations, not to --score.")
+    local = {"--batch-size": batch_size, "--device": device, "--precision": precision}
+    asking = {
+        "--model": model, "--revision": revision, "--endpoint": endpoint, "--prompt": prompt, **local,
+        "--parallel": parallel, "--max-new-tokens": max_new_tokens,
+    }  # fmt: skip
+    working = {"--shard": shard, "--merge": merge or None, "--limit": limit}
+    if planner != "llm" or predicted is not None:
+        _refuse(asking | working, "to --planner llm" if predicted is None else "to a planner, not to --predicted")
+    elif model is None:
+        raise UserError("--planner llm needs --model: a hub name, a folder, a GGUF file, or the server's name for it.")
+    elif endpoint is not None:
+        _refuse(local, "to a model of this process, not to --endpoint")
+    else:
+        _refuse({"--parallel": parallel}, "to --endpoint URL")
+    if score is not None:
+        _refuse(working, "to a folder of annotations, not to --score")
 
     from rich.console import Console
 
     from neucore_xl.data import prepare as preparing
+    from neucore_xl.data import prepare_llm as preparing_llm
 
     console = Console()
+    plan: Any = None
+    if planner == "llm" and predicted is None:
+        given = {
+            "model": model, "revision": revision, "endpoint": endpoint, "prompt": prompt, "batch_size": batch_size,
+            "device": device, "precision": precision, "parallel": parallel, "max_new_tokens": max_new_tokens,
+        }  # fmt: skip
+        options = preparing_llm.LlmOptions.of(given)
+        share = preparing_llm.Shard.parse(shard) if shard is not None else None
+        if root is not None:
+            preparing.read_sentences(root, split or None)  # what is wrong with it is told before a model is loaded
+        if root is not None and merge:
+            plan = preparing_llm.stored_identity(root, options)
+        else:
+            plan = preparing_llm.build_llm_planner(options)
     if score is not None:
-        result = preparing.score_truth(score, planner=planner, predicted=predicted)
+        result = preparing.score_truth(score, planner=planner, predicted=predicted, model=plan)
         preparing.print_score(result, console)
         if json_file is not None:
             from neucore_xl.cli.output import write_json
 
             write_json(json_file, result.to_json())
+    elif root is not None and plan is not None:
+        planned = preparing_llm.prepare_llm(
+            root,
+            plan,
+            splits=split or None,
+            shard=share,
+            limit=limit,
+            out=out,
+            force=force,
+        )
+        preparing_llm.print_planned(planned, console)
     elif root is not None:
         prepared = preparing.prepare_sequences(root, planner=planner, splits=split or None, out=out, force=force)
         preparing.print_prepared(prepared, console)
+
+
+def _refuse(options: Mapping[str, object], belong: str) -> None:
+    """Raises ``UserError`` if any of ``options`` was given."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise UserError(f"{' and '.join(given)} {'belongs' if len(given) == 1 else 'belong'} {belong}.")
 
 
 @app.command()

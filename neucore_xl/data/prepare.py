@@ -8,7 +8,8 @@ For the command line:
   → ``score_truth(truth, planner=...) -> SequenceScore``; ``print_score(score, console)``; ``score.to_json()``
 - ``--score TRUTH --predicted FILE`` scores a sequence file instead of a planner.
 
-``splits=None`` takes every split of which there are captions. Nothing here imports torch.
+``splits=None`` takes every split of which there are captions. Nothing here imports torch. What a language model
+plans is prepared by ``prepare_llm.py``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from neucore_xl.config.schema import FusionSettings, LanguageSettings
 from neucore_xl.data import cirr, fashion_iq
 from neucore_xl.data.datasets import open_split
 from neucore_xl.errors import UserError
+from neucore_xl.language.llm.work import RecordPlanner, timed_records
 from neucore_xl.language.planning import build_planner
 from neucore_xl.language.scoring import SequenceScore, score_sequences
 from neucore_xl.language.sequence import OPERATIONS, FusionSequence, check_sequence
@@ -70,23 +72,39 @@ def prepare_sequences(
     Raises ``UserError`` for a folder of no known layout, a missing split and an existing file that differs.
     """
     root = Path(root)
-    kind, present = _layout(root, name)
-    chosen = tuple(splits) if splits else present
-    texts = [text for split in chosen for text in _sentences(kind, root, split)]
+    asked = read_sentences(root, splits, name)
     plan = build_planner(planner, language or LanguageSettings(), max_steps, cache_dir)
-    sequences = plan.plan(list(dict.fromkeys(t for t in texts if t.strip())))
+    sequences = plan.plan(asked.distinct)
     _refuse_unsound(sequences, planner, max_steps)
-    path = out or root / "sequences" / (f"{planner}.{'-'.join(chosen)}.jsonl" if splits else f"{planner}.jsonl")
+    path = out or root / "sequences" / (f"{planner}.{'-'.join(asked.splits)}.jsonl" if splits else f"{planner}.jsonl")
     written = write_sequences(path, sequences, planner=planner, settings=plan.settings, force=force)
     return Prepared(
         path=path,
-        dataset=kind,
-        splits=chosen,
-        queries=len(texts),
+        dataset=asked.dataset,
+        splits=asked.splits,
+        queries=asked.queries,
         sentences=written,
         steps=sum(len(s.steps) for s in sequences),
         operations=count_operations(sequences),
     )
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """The sentences of some splits: how many queries have them, and the distinct ones that are not blank, in order."""
+
+    dataset: str
+    splits: tuple[str, ...]
+    queries: int
+    distinct: list[str]
+
+
+def read_sentences(root: Path, splits: Sequence[str] | None = None, name: str | None = None) -> Sentences:
+    """What a planner is asked below ``root``; raises ``UserError`` as ``prepare_sequences`` does."""
+    kind, present = _layout(root, name)
+    chosen = tuple(splits) if splits else present
+    texts = [text for split in chosen for text in _sentences(kind, root, split)]
+    return Sentences(kind, chosen, len(texts), list(dict.fromkeys(t for t in texts if t.strip())))
 
 
 def score_truth(
@@ -94,17 +112,21 @@ def score_truth(
     *,
     planner: str = "clauses",
     predicted: Path | str | None = None,
+    model: RecordPlanner | None = None,
     language: LanguageSettings | None = None,
     max_steps: int = DEFAULT_MAX_STEPS,
     cache_dir: Path | None = None,
 ) -> SequenceScore:
-    """Score ``planner``, or the sequence file ``predicted``, on the sentences of a truth file.
+    """Score ``planner``, a language ``model`` or the sequence file ``predicted`` on the sentences of a truth file.
 
     Raises ``UserError`` for a malformed file and a sentence that ``predicted`` lacks.
     """
     truth = {t: s for t, s in read_sequences(Path(truth_path)).by_text.items() if t.strip()}
     if predicted is not None:
         return score_sequences(read_sequences(Path(predicted)).by_text, truth)
+    if model is not None:
+        records, timings = timed_records(model, list(truth))
+        return score_sequences({r.sequence.text: r.sequence for r in records}, truth, records=records, timings=timings)
     sequences = build_planner(planner, language or LanguageSettings(), max_steps, cache_dir).plan(list(truth))
     return score_sequences({s.text: s for s in sequences}, truth)
 
@@ -132,7 +154,7 @@ def print_prepared(result: Prepared, console: Console) -> None:
 
 
 def print_score(score: SequenceScore, console: Console) -> None:
-    """The four measures with their intervals, operation accuracy per operation, the commonest confusions."""
+    """The measures with their intervals, operation accuracy per operation, the commonest confusions."""
     from rich.table import Table
 
     table = Table("measure", "value [95 %]", title=f"{score.sentences} sentences, {score.true_steps} true steps")
@@ -140,6 +162,16 @@ def print_score(score: SequenceScore, console: Console) -> None:
     table.add_row("step F1", str(score.step_f1))
     table.add_row("concept F1", str(score.concept_f1))
     table.add_row("exact match", str(score.exact_match))
+    if score.kendall_tau is not None:
+        table.add_row("Kendall's tau", score.kendall_tau.number())
+    if (rates := score.rates) is not None:
+        table.add_row("valid answers", str(rates.validity))
+        table.add_row("repaired answers", str(rates.repaired))
+        for reason, share in rates.fallback.items():
+            table.add_row(f"fallback: {reason}", str(share))
+        table.add_row("tokens a sentence", rates.tokens.number(1))
+        if rates.seconds is not None:
+            table.add_row("seconds a sentence", rates.seconds.number(3))
     console.print(table)
     detail = Table("operation", "right", "of", "share")
     for op, (right, total) in score.by_operation.items():

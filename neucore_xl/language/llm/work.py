@@ -22,6 +22,7 @@ from neucore_xl.errors import UserError
 from neucore_xl.language.llm.answers import Record
 from neucore_xl.language.llm.progress import show_rates
 from neucore_xl.language.llm.store import Store
+from neucore_xl.language.scoring_rates import Timing
 from neucore_xl.language.sequence import check_sequence
 from neucore_xl.language.sequence_file import Noted, write_sequences
 
@@ -151,6 +152,19 @@ def merge(
     with _turn(store.folder / "merge.lock"):
         write_sequences(path, lines(), planner=planner, settings=settings, force=force)
     return tally
+
+
+def timed_records(planner: RecordPlanner, texts: Sequence[str]) -> tuple[list[Record], list[Timing]]:
+    """All the records of few ``texts``, in memory, and the time that each portion of them took."""
+    records: list[Record] = []
+    timings: list[Timing] = []
+    last = time.monotonic()
+    for portion in planner.records(list(texts)):
+        now = time.monotonic()
+        timings.append(Timing(len(portion), now - last))
+        records += portion
+        last = now
+    return records, timings
 
 
 class Stopped(UserError):
