@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from neucore_xl import __version__
-from neucore_xl.cli import ablate, checkpoint, config, data, demo, plan, prepare, submission, train
+from neucore_xl.cli import ablate, checkpoint, config, data, demo, explain, plan, prepare, submission, train
 from neucore_xl.errors import UserError, one_sentence
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ app.command("demo")(demo.demo)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
+app.add_typer(explain.app, name="explain")
 app.add_typer(prepare.app, name="prepare")
 app.add_typer(submission.app, name="submission")
 
