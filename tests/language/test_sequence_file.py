@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from neucore_xl.errors import UserError
 from neucore_xl.language.sequence import FusionSequence, Operation, Step
-from neucore_xl.language.sequence_file import read_sequences, write_sequences
+from neucore_xl.language.sequence_file import read_header, read_sequences, write_sequences
 
 SEQUENCES = [
     FusionSequence(
@@ -80,6 +81,58 @@ def test_a_malformed_file_names_file_and_line(tmp_path: Path, content: str, mess
         read_sequences(path)
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (GOOD.replace('"steps"', '"fallback": 3, "steps"'), 'line 2: "fallback" must say why'),
+        (GOOD.replace('"steps"', '"repairs": [1], "steps"'), 'line 2: "repairs" must count'),
+        (GOOD.replace('"steps"', '"repairs": {"order": "x"}, "steps"'), 'line 2: "repairs" must count'),
+    ],
+)
+def test_malformed_notes(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "bad.jsonl").write_text(HEADER + line)
+    with pytest.raises(UserError, match=message):
+        read_sequences(tmp_path / "bad.jsonl")
+
+
+def test_notes_are_written_from_a_stream_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    notes = [{"fallback": "cut short", "repairs": {}}, {"repairs": {"order": 2}, "other": 1}, {"fallback": None}]
+    stream = ((s, n) for s, n in zip(SEQUENCES, notes, strict=True))
+    assert write_sequences(path, stream, planner="llm", settings={"prompt": "edit-steps.v1-12345678"}) == 3
+    read = read_sequences(path)
+    assert list(read.by_text.values()) == SEQUENCES
+    first, second, third = (s.text for s in SEQUENCES)
+    assert read.notes == {first: {"fallback": "cut short"}, second: {"repairs": {"order": 2}}}
+    assert third not in read.notes
+    assert read_header(path)["settings"] == {"prompt": "edit-steps.v1-12345678"}
+
+
+def test_another_vocabulary_of_operations_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    write_sequences(path, SEQUENCES, planner="llm", settings={})
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"keep"]', '"preserve"]'), encoding="utf-8")
+    for read in (read_sequences, read_header):
+        with pytest.raises(UserError, match=r"line 1.*\(preserve not known here; keep missing there\): plan .*again"):
+            read(path)
+    path.write_text(text.replace('"cardinality", "addition"', '"addition", "cardinality"'), encoding="utf-8")
+    assert len(read_sequences(path).by_text) == 3  # names, not places, are what a file goes by
+    path.write_text(text.replace('["cardinality"', '[1, "cardinality"'), encoding="utf-8")
+    with pytest.raises(UserError, match='"operations" must be a list'):
+        read_sequences(path)
+
+
+def test_what_a_stream_breaks_off_with_leaves_nothing_behind(tmp_path: Path) -> None:
+    def broken() -> Iterator[FusionSequence]:
+        yield SEQUENCES[0]
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        write_sequences(tmp_path / "s.jsonl", broken(), planner="llm", settings={})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_binary_and_unwritable(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,3 +62,66 @@ def test_a_script_outside_of_slurm_ends_with_one_sentence(script: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def prepare(tmp_path: Path) -> Callable[..., tuple[int, str, list[list[str]]]]:
+    """``prepare(task, tasks, *words)``: prepare.sbatch with an srun that writes down what it was to start."""
+    root = tmp_path / "data"
+    (root / "captions").mkdir(parents=True)
+    for split in ("train", "val", "test1"):
+        (root / "captions" / f"cap.rc2.{split}.json").write_text("[]")
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    (stubs / "srun").write_text(f'#!/bin/bash\nprintf "%s\\n" "$*" >> {tmp_path}/started\nexit "${{SRUN_ENDS:-0}}"\n')
+    (stubs / "scontrol").write_text("#!/bin/bash\necho node1\n")
+    for stub in stubs.iterdir():
+        stub.chmod(0o755)
+
+    def run(task: int, tasks: int, *words: str, ends: int = 0) -> tuple[int, str, list[list[str]]]:
+        (tmp_path / "started").unlink(missing_ok=True)
+        (tmp_path / "site.sh").write_text("NEUCORE_PYTHON=bash\n")
+        environ = {
+            "PATH": f"{stubs}:/usr/bin:/bin", "NEUCORE_HOME": str(SLURM.parent), "SLURM_SUBMIT_DIR": str(tmp_path),
+            "NEUCORE_SITE": str(tmp_path / "site.sh"), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1",
+            "SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": str(tasks - 1),
+            "SLURM_ARRAY_TASK_COUNT": str(tasks), "SRUN_ENDS": str(ends),
+        }  # fmt: skip
+        done = subprocess.run(
+            ["bash", str(SLURM / "prepare.sbatch"), str(root), *words],
+            capture_output=True, text=True, check=False, env=environ,
+        )  # fmt: skip
+        started = (tmp_path / "started").read_text().splitlines() if (tmp_path / "started").exists() else []
+        return done.returncode, done.stdout + done.stderr, [line.split("main() ")[1].split() for line in started]
+
+    return run
+
+
+def test_an_array_shares_splits_out_for_the_clause_planner(prepare: Any, tmp_path: Path) -> None:
+    root = str(tmp_path / "data")
+    code, _, started = prepare(1, 2)
+    assert (code, started) == (0, [["prepare", "sequences", root, "--split", "train"]])  # test1, train, val
+    code, _, started = prepare(0, 2, "--planner", "clauses")
+    assert code == 0
+    assert [words[:2] for words in started] == [["data", "doctor"], ["prepare", "sequences"], ["prepare", "sequences"]]
+    assert [words[4] for words in started[1:]] == ["test1", "val"]
+
+
+@pytest.mark.parametrize("planner", [["--planner", "llm"], ["--planner=llm"]])
+def test_an_array_shares_sentences_out_for_a_language_model(planner: list[str], prepare: Any, tmp_path: Path) -> None:
+    code, said, started = prepare(3, 4, *planner, "--model", "m")
+    given = ["prepare", "sequences", str(tmp_path / "data"), *planner, "--model", "m"]
+    assert (code, started) == (0, [[*given, "--shard", "3/4"]])
+    assert "sentences 3, 7, 11" in said
+    code, said, started = prepare(0, 4, *planner, "--model", "m")
+    assert [words[0] for words in started] == ["data", "prepare"]
+    assert started[1][-2:] == ["--shard", "0/4"]
+    code, said, _ = prepare(2, 4, *planner, "--model", "m", ends=143)
+    assert code == 143
+    assert "submit the same command to go on" in said
+
+
+def test_a_shard_of_ones_own_is_refused_in_an_array(prepare: Any) -> None:
+    code, said, started = prepare(1, 4, "--planner", "llm", "--shard", "0/2")
+    assert (code, started) == (2, [])
+    assert "leave --shard out" in said
