@@ -42,14 +42,16 @@ class LearnedSequence(nn.Module):
 
 
 class PlannedSequence(nn.Module):
-    """e_k of a planned sequence: the phrase, refined by attention over the words of the sentence, and the operation."""
+    """e_k of a planned sequence: the phrase, refined by attention over the words of the sentence, and the operation.
+
+    Operations start at unit variance, as large as phrases: at a fiftieth of it they were not learned in a short run.
+    """
 
     def __init__(self, width: int, heads: int, operations: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.attention = Attention(width, heads, dropout)
         self.operation = nn.Embedding(operations, width)
-        nn.init.normal_(self.operation.weight, std=0.02)
 
     def forward(self, phrases: Tensor, operations: Tensor, words: Tensor, mask: Tensor) -> Tensor:
         """``phrases [B, K, d]``, ``operations [B, K]``, ``words [B, L, d]``, ``mask [B, L]`` to ``[B, K, d]``."""

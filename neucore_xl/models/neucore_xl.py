@@ -3,11 +3,14 @@
 The query is l2(l2(i) + Δ), a target l2(l2(pooled) + correction); Δ and the correction are exactly zero at the start,
 and so are the weights of EM and IS. An untrained head therefore ranks by the cosine of reference and target.
 
-Δ has three parts, each zero at the start:
+Δ has four parts, each zero at the start:
 
 - fusion: Linear(LN(mean of the N reference tokens of X_K)), X_K after one step per planned edit (equation 8);
-- direct: MLP([i ; t̂ ; mean of the e_k]). With the weights on the steps at zero this is the row `residual`, so
-  NEUCORE-XL contains it; a query without steps has this path alone beside an unchanged X;
+- edits: Σ_k MLP([i ; e_k]), what each edit moves on its own. A sentence of three edits is three moves that were each
+  seen in other sentences; without this sum the head learned sentences as wholes and did no better with a true
+  sequence than with one of another sentence (docs/ablation.md);
+- direct: MLP([i ; t̂]). This is the row `residual`, so NEUCORE-XL contains it; a query without steps has this path
+  alone beside an unchanged X;
 - gate · t̂, one learned number (`model.text_gate` at the start): the sum of image and text of an aligned space.
 
 Parameters under ``correction`` move the pretrained targets: train them at a small rate with decay.
@@ -76,7 +79,8 @@ class NeucoreXL(Head):
 
         self.fused = nn.Sequential(nn.LayerNorm(d), zeros(nn.Linear(d, joint)))
         self.step_norm = nn.LayerNorm(d)
-        self.direct = mlp(2 * joint + d, d, joint, dropout=model.dropout, zero=True)
+        self.direct = mlp(2 * joint, d, joint, dropout=model.dropout, zero=True)
+        self.edit = mlp(joint + d, d, joint, dropout=model.dropout, zero=True)
         self.text_gate = nn.Parameter(torch.tensor([model.text_gate]))
         self.correction = TargetCorrection(joint, d, model.correction_dropout)
         if model.score == "full":
@@ -108,10 +112,8 @@ class NeucoreXL(Head):
         i, t = references["pooled"], l2(text.sentence.pooled)
         steps, step_mask = self._steps(text)
         fused = self._fuse(references, text, steps, step_mask)
-        direct = self.direct(
-            torch.cat([unit_variance(i), unit_variance(t), self.step_norm(masked_mean(steps, step_mask))], -1)
-        )
-        delta = self.fused(fused).float() + direct.float() + self.text_gate * t
+        direct = self.direct(torch.cat([unit_variance(i), unit_variance(t)], -1))
+        delta = self.fused(fused).float() + direct.float() + self._edits(i, steps, step_mask) + self.text_gate * t
         features = {"vector": l2(i + delta)}
         if self.score_mode == "full":
             features |= self.explicit(unit_variance(t))
@@ -135,6 +137,12 @@ class NeucoreXL(Head):
         sequence = text.sequence
         phrases = self.phrase(text.short_rows(sequence.phrase))
         return self.planned_sequence(phrases, sequence.operation, words, text.sentence.mask), sequence.step_mask
+
+    def _edits(self, reference: Tensor, steps: Tensor, step_mask: Tensor) -> Tensor:
+        """Σ_k MLP([i ; e_k]) over the real steps ``[B, D]``: what each edit moves, on its own."""
+        i = unit_variance(reference)[:, None].expand(-1, steps.shape[1], -1)
+        moves = self.edit(torch.cat([i, self.step_norm(steps)], -1)).float()
+        return (moves * step_mask[..., None]).sum(1)
 
     def _fuse(self, references: FeatureSet, text: Text, steps: Tensor, step_mask: Tensor) -> Tensor:
         """Mean of the N reference tokens of X_K ``[B, d]``, from X₀ = [r^fg ; f_r ; w_{c∈C(T)}] (equation 8)."""

@@ -53,7 +53,9 @@ def rows(features: Any, index: Tensor | slice) -> Any:
 def take(batch: Batch, index: Tensor) -> Batch:
     """The queries of ``batch`` at ``index``, in that order."""
     sequence = batch.sequence
-    parts = {n: getattr(sequence, n)[index] for n in sequence.__dataclass_fields__ if n != "short_texts"}
+    parts = {
+        n: getattr(sequence, n)[index] for n in sequence.__dataclass_fields__ if n not in ("short_texts", "active")
+    }
     return replace(
         batch,
         reference=batch.reference[index],
