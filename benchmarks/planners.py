@@ -4,10 +4,12 @@
     python benchmarks/planners.py clauses llm --model MODEL --truth FILE --limit 100
     python benchmarks/planners.py clauses clauses-encoder --real data/cirr --split val --examples 20 --write FILE.md
 
-A sequence file stands in for a planner with ``--file NAME=PATH``. ``--limit N`` takes N sentences at even distances
-in the order of the file. The seconds are those of planning, after loading, on this machine; they are taken over
-portions of sentences. Definitions: ``neucore_xl/language/scoring.py`` and ``scoring_rates.py``; docs/planners.md
-has the results.
+``single`` is the floor: the whole sentence as one ``direct_addressing`` step without concepts. A sequence file stands
+in for a planner with ``--file NAME=PATH``. ``--limit N`` takes N sentences at even distances in the order of the
+file. Where an answer of a language model was not taken, the clause planner's steps are scored in its place; the rows
+"of answers taken" leave these sentences out. The seconds are those of planning, after loading, on this machine; they
+are taken over portions of sentences. Definitions: ``neucore_xl/language/scoring.py`` and ``scoring_rates.py``;
+docs/planners.md has the results.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ class Planned:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("planners", nargs="*", help="clauses, clauses-encoder, llm")
+    parser.add_argument("planners", nargs="*", help="clauses, clauses-encoder, llm, single")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--truth", type=Path, help="truth file to score on")
     where.add_argument("--real", type=Path, metavar="ROOT", help="annotations without a truth")
@@ -110,8 +112,12 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if truth is not None:
         wanted = {t: truth[t] for t in texts}
         scores = {p.name: score_sequences(p.sequences, wanted, records=p.records, timings=p.timings) for p in everyone}
-        rows = [truth_row(p, scores[p.name], max_steps) for p in everyone]
-        report: dict[str, Any] = {name: score.to_json() for name, score in scores.items()}
+        own = {p.name: own_answers(p, wanted) for p in everyone}
+        rows = [truth_row(p, scores[p.name], own[p.name], max_steps) for p in everyone]
+        report: dict[str, Any] = {
+            name: score.to_json() | {"of_answers_taken": mine.to_json() if (mine := own[name]) else None}
+            for name, score in scores.items()
+        }
     else:
         rows = [real_row(p, max_steps) for p in everyone]
         report = {p.name: real_json(p, max_steps) for p in everyone}
@@ -143,12 +149,18 @@ def plan(name: str, texts: Sequence[str], options: argparse.Namespace, max_steps
         from neucore_xl.language.clauses import ClausePlanner
 
         plans = ClausePlanner(language, max_steps).plan
+    elif name == "single":
+        from neucore_xl.language.controls import single
+
+        def plans(given: Sequence[str]) -> list[FusionSequence]:
+            return list(single(given).values())
+
     elif name == "clauses-encoder":
         from neucore_xl.language.encoder import EncoderPlanner
 
         plans = EncoderPlanner(language, max_steps, options.encoder).plan
     else:
-        raise UserError(f"unknown planner {name!r}; known are clauses, clauses-encoder and llm")
+        raise UserError(f"unknown planner {name!r}; known are clauses, clauses-encoder, llm and single")
     plans(["the first sentence pays for what is built on first use"])
     found = Planned(name, {})
     for start in range(0, len(texts), PORTION):
@@ -191,16 +203,35 @@ def evenly(texts: Sequence[str], n: int, seed: int | None = None) -> list[str]:
 Row = dict[str, str]
 
 
-def truth_row(planned: Planned, score: SequenceScore, max_steps: int) -> Row:
+def truth_row(planned: Planned, score: SequenceScore, mine: SequenceScore | None, max_steps: int) -> Row:
     tau = score.kendall_tau
-    return {
-        "planner": planned.name,
-        "operation accuracy": str(score.operation_accuracy),
-        "concept F1": str(score.concept_f1),
-        "step F1": str(score.step_f1),
-        "Kendall's tau": f"{tau.number()} ({score.ordered_sentences})" if tau else "-",
-        "exact match": str(score.exact_match),
-    } | cost(planned, max_steps)
+    own: Row = {}
+    if mine is not None:
+        own = {
+            "of answers taken: operation accuracy": f"{mine.operation_accuracy} ({mine.sentences})",
+            "of answers taken: step F1": str(mine.step_f1),
+            "of answers taken: concept F1": str(mine.concept_f1),
+        }
+    return (
+        {
+            "planner": planned.name,
+            "operation accuracy": str(score.operation_accuracy),
+            "concept F1": str(score.concept_f1),
+            "step F1": str(score.step_f1),
+            "Kendall's tau": f"{tau.number()} ({score.ordered_sentences})" if tau else "-",
+            "exact match": str(score.exact_match),
+        }
+        | cost(planned, max_steps)
+        | own
+    )
+
+
+def own_answers(planned: Planned, truth: Mapping[str, FusionSequence]) -> SequenceScore | None:
+    """The score on the sentences whose model answer was taken: elsewhere the clause planner is scored."""
+    taken = {r.sequence.text for r in planned.records or () if r.fallback is None}
+    if planned.records is None or not taken:
+        return None
+    return score_sequences(planned.sequences, {t: s for t, s in truth.items() if t in taken})
 
 
 def real_row(planned: Planned, max_steps: int) -> Row:

@@ -57,15 +57,17 @@ def test_a_file_scores_as_its_sequences_and_notes_say(
     assert score["rates"]["validity"]["value"] == pytest.approx(0.9)
     assert score["rates"]["repaired"]["value"] == pytest.approx(0.2)
     printed = capsys.readouterr().out
+    assert score["of_answers_taken"]["sentences"] == 63
     assert "cut short 10.0 %" in printed
     assert "real_sentences.jsonl: 70 sentences" in printed
 
 
 def test_rules_are_planned_timed_and_limited(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
-    assert run("clauses", "--truth", REAL, "--limit", "10", "--json", out) == 0
+    assert run("clauses", "single", "--truth", REAL, "--limit", "10", "--json", out) == 0
     report = json.loads(out.read_text())
     assert report["sentences"] == report["planners"]["clauses"]["sentences"] == 10
+    assert report["planners"]["single"]["predicted_steps"] == 10
     printed = capsys.readouterr().out
     assert "100.0 % [100.0, 100.0]" in printed  # rules are always sound
     assert "seconds a sentence" in printed
