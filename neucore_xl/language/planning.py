@@ -28,7 +28,6 @@ class Planner(Protocol):
 PLANNERS: tuple[str, ...] = ("clauses", "clauses-encoder", "llm")
 
 
-
 def build_planner(
     name: str,
     language: LanguageSettings,

@@ -32,7 +32,7 @@ from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.features import FeatureSet, QueryFeatures, TargetFeatures
 from neucore_xl.models.fusion import LearnedSequence, PlannedSequence, ProgressiveFusion
 from neucore_xl.models.head import Head, Text
-from neucore_xl.models.layers import l2, masked_mean, mlp, unit_variance, zeros
+from neucore_xl.models.layers import l2, mlp, unit_variance, zeros
 from neucore_xl.models.matching import ExplicitMatching
 
 CONCEPT_PRIOR = 0.01  # share of the vocabulary that a sentence is expected to name, at the start
