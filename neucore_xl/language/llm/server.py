@@ -110,7 +110,7 @@ class ServerWriter:
                 if failures:
                     raise failures[0]
         finally:
-            loop.run_until_complete(_leave(running, client))
+            loop.run_until_complete(_leave(client))
             loop.close()
 
     async def _answer(self, client: AsyncOpenAI, text: str) -> Answer:
@@ -223,10 +223,12 @@ class ServerWriter:
         )
 
 
-async def _leave(running: set[asyncio.Task[Answer]], client: AsyncOpenAI) -> None:
-    for task in running:
+async def _leave(client: AsyncOpenAI) -> None:
+    """End whatever is still under way, a wait that a signal broke off included."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
         task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    await asyncio.gather(*rest, return_exceptions=True)
     await client.close()
 
 

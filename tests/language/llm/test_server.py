@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import re
+import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,7 @@ from neucore_xl.language.llm.prompt import load_prompt
 from neucore_xl.language.llm.server import HARMLESS, ServerWriter
 from neucore_xl.language.llm.store import Store
 from neucore_xl.language.llm.wire import json_schema
-from neucore_xl.language.llm.work import plan_pending
+from neucore_xl.language.llm.work import Stopped, plan_pending
 from neucore_xl.language.sequence import FusionSequence, Operation, Step
 
 TEXTS = [f"sentence number {i:02}" for i in range(12)]
@@ -252,3 +256,24 @@ def test_a_server_that_went_away_and_comes_back_is_waited_for() -> None:
         thread.join()
     assert [a.text for a in (*first, *rest)] == TEXTS
     assert seen == TEXTS[1:]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_server_is_waited_for(
+    number: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stuck(text: str, request: dict[str, Any], asked: int) -> Reply:
+        if text == TEXTS[3]:
+            os.kill(os.getpid(), number)
+            return "hang"
+        return good(text, request, asked)
+
+    with serving(stuck) as server:
+        made = writer(server.url, parallel=1)
+        store = Store(tmp_path, made.identity)
+        begin = time.monotonic()
+        with pytest.raises(Stopped, match="3 of 12 sentences are stored"):
+            plan_pending(WholeSentence(made), TEXTS, store, max_steps=6)
+        assert time.monotonic() - begin < 20  # and not the 30 s that it waits for an answer
+    gc.collect()
+    assert "Task" not in capfd.readouterr().err

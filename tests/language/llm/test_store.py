@@ -49,6 +49,12 @@ def test_what_is_stored_comes_back_in_the_order_that_is_asked_for(tmp_path: Path
         list(again.read(["new", "fell"]))
 
 
+def test_a_store_of_nothing_gives_nothing(tmp_path: Path) -> None:
+    assert list(opened(tmp_path).read([])) == []
+    with pytest.raises(LookupError):
+        list(opened(tmp_path).read(["one"]))
+
+
 @given(st.lists(st.text(st.characters(exclude_categories=())), min_size=1, unique=True))
 def test_a_key_belongs_to_one_sentence_of_one_planner(texts: list[str]) -> None:
     stores = [Store(Path("x"), identity) for identity in (IDENTITY, IDENTITY | {"revision": "2"})]
