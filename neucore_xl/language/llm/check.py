@@ -2,7 +2,8 @@
 
 What is put right, step by step (the keys of ``Verdict.repairs``):
 
-- ``operation``: another case or spacing of an operation, the beginning of just one, or a spelling close to one (difflib, 0.7);
+- ``operation``: another case or spacing of an operation, the beginning of just one, or a spelling close to one
+  (difflib, 0.7);
 - ``phrase``: other case, punctuation, spacing or inflection, or words left out: the exact words of the sentence are
   put in its place. A phrase is found where its words stand in one piece, else in their order with gaps of at most as
   many words as it has;

@@ -34,17 +34,17 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Any, size: int, ends: Sequence[int]) -> None:
         try:
-            from llguidance import LLExecutor
-            from llguidance.hf import from_tokenizer
+            from llguidance import LLExecutor, LLTokenizer
         except ImportError as error:
             raise UserError(
                 f"constrained decoding needs llguidance ({error}): pip install 'neucore-xl[llm]'"
             ) from error
         try:
-            self.tokens = from_tokenizer(tokenizer, n_vocab=size, eos_token=list(ends))
+            self.tokens = LLTokenizer(_described(tokenizer), n_vocab=size, eos_token=list(ends))
         except Exception as error:  # whatever the file of a user's tokenizer holds
+            said = " ".join(str(error).split())[:200]
             raise UserError(
-                f"the model's tokenizer cannot be used for constrained decoding ({' '.join(str(error).split())[:200]}): "
+                f"the model's tokenizer cannot be used for constrained decoding ({said}): "
                 "take a model with a fast tokenizer"
             ) from error
         self.executor = LLExecutor()
@@ -145,5 +145,19 @@ class GrammarEnds(StoppingCriteria):
         return torch.tensor(self.rows.done, device=input_ids.device)
 
 
+def _described(tokenizer: Any) -> str:
+    """A fast tokenizer as JSON that llguidance reads.
+
+    It reads the decoder to learn what bytes a token spells, and does not know T5's (``Metaspace``): that one is said in
+    the words of Llama's, which mean the same.
+    """
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    described["padding"] = described["truncation"] = None
+    if (described.get("decoder") or {}).get("type") == "Metaspace":
+        blank = {"type": "Replace", "pattern": {"String": described["decoder"]["replacement"]}, "content": " "}
+        described["decoder"] = {"type": "Sequence", "decoders": [blank, {"type": "ByteFallback"}, {"type": "Fuse"}]}
+    return json.dumps(described)
+
+
 def _error(matcher: LLMatcher) -> str | None:
-    return f"grammar: {json.dumps(matcher.get_error())[:200]}" if matcher.is_error() else None
+    return f"grammar: {matcher.get_error().strip().splitlines()[0][:120]}" if matcher.is_error() else None

@@ -133,7 +133,7 @@ def _load(place: str, name: str, source: dict[str, Any], dtype: Any) -> tuple[An
 def _unloadable(name: str, error: Exception) -> UserError:
     said = " ".join(str(error).split())
     if "couldn't connect" in said or "offline" in said.lower() or "ConnectionError" in type(error).__name__:
-        why = "it is not in the local cache and the hub cannot be reached: fetch it where there is a network, or give a path"
+        why = "it is not in the cache and the hub cannot be reached: fetch it where there is a network, or give a path"
     elif "not a valid model identifier" in said or "is not a local folder" in said or "404" in said:
         why = "the hub has no such model or revision, or it needs a login: check the name"
     elif isinstance(error, MemoryError) or "out of memory" in said.lower():

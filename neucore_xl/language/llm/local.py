@@ -178,12 +178,13 @@ class LocalWriter:
         import torch
 
         pad = self._decoding.pad_token_id
-        cache = self._prefix(len(sentences)) if self._share else None
         ids, mask = [], []
         rest = [[*sentence, *self._tail] for sentence in sentences]
         longest = max(map(len, rest))
+        cache = self._prefix(len(rest), longest + self.max_new_tokens) if self._share else None
         for row in rest:
             gap = longest - len(row)
+            parts: tuple[tuple[list[int], int], ...]
             if self.loaded.encoder_decoder:
                 parts = (([*self._head, *row], 1), ([pad] * gap, 0))
             elif cache is not None:
@@ -201,27 +202,19 @@ class LocalWriter:
             inputs["past_key_values"] = cache
         return inputs
 
-    def _prefix(self, rows: int) -> Any:
+    def _prefix(self, rows: int, room: int) -> Any:
         """The cache of the shared part of the prompt for ``rows`` rows; None for caches that cannot be repeated."""
-        import copy
-
         if self._prefix_cache is None:
             return None
-        cache = copy.deepcopy(self._prefix_cache)
-        cache.batch_repeat_interleave(rows)
-        return cache
+        from neucore_xl.language.llm.prefix import repeated
+
+        return repeated(self._prefix_cache, rows, room)
 
     @cached_property
     def _prefix_cache(self) -> Any:
-        import torch
-        from transformers.cache_utils import DynamicCache, DynamicLayer
+        from neucore_xl.language.llm.prefix import prefix_cache
 
-        with torch.inference_mode():
-            ids = torch.tensor([self._head], device=self.loaded.model.device)
-            cache = self.loaded.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        # Sliding windows and recurrent states count padding as tokens: those models read the whole prompt per row.
-        plain = isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
-        return cache if plain else None
+        return prefix_cache(self.loaded.model, self._head)
 
     @cached_property
     def _decoding(self) -> Any:
@@ -246,7 +239,7 @@ class LocalWriter:
         """The tokens before the sentence, the same for all, and those behind it."""
         if self.chat:
             whole = _rendered(self._tokenizer, self.prompt.messages(_PLACE, "arrays"))
-            before, after = [], []
+            before, after = list[int](), list[int]()
         else:
             whole = self.prompt.plain(_PLACE, "arrays")
             before, after = _around(self._tokenizer)

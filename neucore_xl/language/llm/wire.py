@@ -23,6 +23,7 @@ VERSION = 1  # of the grammar: part of what an answer depends on
 MAX_CONCEPTS = 8  # a step names at most so many
 MAX_IMPLIED = 2
 STRUCTURE = '[]",_abcdefghijklmnopqrstuvwxyz'  # what a vocabulary must spell to write ``arrays``
+_LONGEST_WORD = 64  # characters of a word that a grammar can be asked to hold
 _MAX_RAW = 20_000  # characters of an answer that are looked at: no step list is that long
 
 _CHUNK = re.compile(r"\w+(?:['’-]\w+)*|\s+|[^\w\s]")
@@ -167,10 +168,10 @@ def _strings(value: Any) -> tuple[str, ...]:
 
 
 def _runs(text: str, spells: Callable[[str], bool] | None) -> list[list[str]]:
-    """The sentence in chunks that are never cut, broken where a chunk cannot be spelled; blank runs left out."""
+    """The sentence in chunks that are never cut, broken where one cannot be spelled or is endless; no blank runs."""
     runs: list[list[str]] = [[]]
     for chunk in _CHUNK.findall(text):
-        if spells is None or all(map(spells, _escaped(chunk))):
+        if len(chunk) <= _LONGEST_WORD and (spells is None or all(map(spells, _escaped(chunk)))):
             runs[-1].append(chunk)
         else:
             runs.append([])
