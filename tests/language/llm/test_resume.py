@@ -177,6 +177,25 @@ def test_through_a_server_to_the_file(root: Path, capsys: pytest.CaptureFixture[
     assert set(server.asked) == {"Make it red."}
 
 
+def test_a_model_is_scored_with_what_it_cost(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, scores = tmp_path / "truth.jsonl", tmp_path / "score.json"
+    with pytest.raises(SystemExit):
+        main(["prepare", "sequences", str(root), "--out", str(truth), "--split", "val"])
+    with serving() as server:
+        asked = ["--planner", "llm", "--model", "tiny", "--endpoint", server.url]
+        with pytest.raises(SystemExit) as ended:
+            main(["prepare", "sequences", "--score", str(truth), *asked, "--json", str(scores)])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert "valid answers" in printed
+    assert "seconds a sentence" in printed
+    found = json.loads(scores.read_text())
+    assert found["sentences"] == found["rates"]["sentences"] == len(CAPTIONS["val"])
+    assert found["rates"]["tokens"]["value"] == 3
+    assert found["rates"]["prompt_tokens"]["value"] == 7
+    assert not list(tmp_path.rglob("llm-*"))  # nothing is stored of a score
+
+
 def test_two_stores_of_one_model_are_told_apart_by_revision(root: Path) -> None:
     identities = []
     for revision in ("sha256:1", "sha256:2"):
