@@ -8,17 +8,32 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from neucore_xl.data.prepare import read_sentences
+from neucore_xl.language.sequence_file import read_sequences
+
 pytestmark = pytest.mark.slow
 
 TWO_BY_TWO = ("--nodes=2", "--gpus-per-node=2")
 LONG = "train.steps=60"  # to be interrupted in
 SHORT = "train.steps=10"
+PATIENCE = 900  # seconds, for an array whose tasks load a model each
+
+
+def until(what: str, happened: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < end, f"{what} did not happen within {PATIENCE} s"
+        time.sleep(0.2)
+
+
 Losses = Callable[[Path], dict[int, float]]
 Unbroken = Callable[[int], dict[int, float]]
 
@@ -137,6 +152,15 @@ def test_a_stop_file_ends_the_job_for_good(cluster: Any, words: list[str], losse
 # ------------------------------------------------------------------------------------- preparation, evaluation
 
 
+@pytest.fixture(scope="module")
+def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A chat model that answers nonsense, saved on disk."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "language" / "llm"))
+    from tiny import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("llm") / "tiny")
+
+
 def test_training_waits_for_an_array_that_prepares_its_data(
     cluster: Any, shapes: Path, words: list[str], losses: Losses, tmp_path: Path
 ) -> None:
@@ -162,6 +186,37 @@ def test_training_waits_for_an_array_that_prepares_its_data(
     assert scored.ended()["JobState"] == "COMPLETED"
     metrics = json.loads((out / "metrics.json").read_text())
     assert 0 <= metrics["metrics"]["mean"] <= 100
+
+
+def test_an_array_plans_with_a_model_and_a_lost_task_goes_on(
+    cluster: Any, shapes: Path, tiny_llm: Path, tmp_path: Path
+) -> None:
+    """Four tasks share the sentences; one is requeued in the middle, and the file is complete all the same."""
+    root = tmp_path / "data"
+    shutil.copytree(shapes / "data", root)
+    folder = root / "sequences"
+    array = cluster.submit(
+        "prepare", str(root), "--planner", "llm", "--model", str(tiny_llm), "--device", "cpu", "--batch-size", "1",
+        "--max-new-tokens", "96", sbatch=("--array=0-3",), cwd=tmp_path,
+    )  # fmt: skip
+
+    def tasks_at_work() -> int:
+        return len({p.name.split("-")[1] for p in folder.glob("llm-*/part-*.parquet")})
+
+    until("a stored sentence of every task", lambda: tasks_at_work() == 4 or not array.queued)
+    assert array.queued, array.text
+    cluster.run("scontrol", "requeue", f"{array.id}_2")
+    until("the end of the array", lambda: not array.queued)
+    print(array.text)
+    path = folder / "llm.jsonl"
+    assert path.exists(), array.text
+    read = read_sequences(path)
+    asked = read_sentences(root).distinct
+    assert list(read.by_text) == asked
+    assert array.text.count("planned now: ") >= 4
+    assert re.search(r"start 2", array.text), array.text  # the task that was requeued
+    asked_again = sum(int(n) for n in re.findall(r"planned now: (\d+) sentences", array.text))
+    assert len(asked) / 2 < asked_again < len(asked)  # what the lost task had stored was not planned again
 
 
 def test_training_does_not_start_on_data_that_an_array_found_broken(
