@@ -26,6 +26,7 @@ class Planner(Protocol):
 
 
 PLANNERS: tuple[str, ...] = ("clauses", "clauses-encoder", "llm")
+FROM_FILES = ("llm", "oracle")  # values of `fusion.sequence` that are read and not planned
 
 
 def build_planner(
@@ -82,7 +83,7 @@ def _from_files(texts: Sequence[str], fusion: FusionSettings) -> Sequences:
     if fusion.file is None:
         raise UserError(f"fusion.sequence={fusion.sequence} needs fusion.file: a sequence file, or a folder of them")
     stored: Sequences = {}
-    for path in _files(fusion.file):
+    for path in files_of(fusion.file):
         content = read_sequences(path)
         _refuse_other_prompt(path, content, fusion)
         stored.update(content.by_text)
@@ -95,7 +96,8 @@ def _from_files(texts: Sequence[str], fusion: FusionSettings) -> Sequences:
     return {t: clip_steps(stored.get(t, FusionSequence(t, ())), fusion.max_steps) for t in texts}
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
+    """The sequence files that ``path`` means: itself, or those of a folder; raises ``UserError`` for an empty one."""
     if not path.is_dir():
         return [path]  # reading says what is wrong with it
     found = sorted(path.glob("*.jsonl"))

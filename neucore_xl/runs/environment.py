@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from neucore_xl.config.schema import Settings
+from neucore_xl.errors import UserError
+from neucore_xl.language.planning import FROM_FILES, files_of
+from neucore_xl.language.sequence_file import read_header
+from neucore_xl.runs.texts import fusion_of
 
 PACKAGES = (
     "neucore-xl", "torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "spacy", "datasets",
@@ -31,6 +35,7 @@ def describe(settings: Settings, command: Sequence[str]) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "git": git_revision(),
         "data": {"root": str(settings.data.root), "fingerprint": data_fingerprint(settings.data.root)},
+        "sequences": sequence_files(settings),
         "host": _host(),
     }
 
@@ -45,6 +50,22 @@ def data_fingerprint(root: Path) -> str | None:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(root).as_posix()}\x1f{content}\n".encode())
     return digest.hexdigest()
+
+
+def sequence_files(settings: Settings) -> list[dict[str, Any]]:
+    """Name, SHA-256, planner and settings (model, prompt, …) of the sequence files that a run reads."""
+    try:
+        fusion = fusion_of(settings)
+        if fusion.sequence not in FROM_FILES or fusion.file is None:
+            return []
+        found = []
+        for path in files_of(fusion.file):
+            header = read_header(path)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            found.append({"name": path.name, "sha256": digest} | {k: header.get(k) for k in ("planner", "settings")})
+        return found
+    except (UserError, OSError):
+        return []  # whoever reads the sentences says what is wrong
 
 
 def git_revision() -> dict[str, Any] | None:

@@ -108,6 +108,11 @@ class RunFolder:
                 f"the annotations under {settings.data.root} are not those that run {self.path} was begun with: "
                 "restore them, or give another --run."
             )
+        if _contents(environment) != _contents(now):
+            raise UserError(
+                f"the sequence files are not those that run {self.path} was begun with: restore them, or give another "
+                "--run."
+            )
         now["changed"] = {key: {"old": old, "new": new} for key, old, new in changed}
         environment.setdefault("resumed", []).append(now)
         files.write_json(self.path / "environment.json", environment)
@@ -169,3 +174,8 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def _contents(environment: dict[str, Any]) -> list[str]:
+    """Digests of the sequence files, whatever they are called."""
+    return sorted(f["sha256"] for f in environment.get("sequences") or [])

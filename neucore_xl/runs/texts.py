@@ -10,7 +10,7 @@ from neucore_xl.config.schema import FusionSettings, Settings
 from neucore_xl.data.triplets import Split
 from neucore_xl.errors import UserError
 from neucore_xl.language.concepts import ConceptTagger
-from neucore_xl.language.planning import sequences_for
+from neucore_xl.language.planning import FROM_FILES, sequences_for
 from neucore_xl.language.sequence import FusionSequence
 
 
@@ -43,7 +43,7 @@ def sentence_facts(
 def check_sequences(settings: Settings, splits: Sequence[Split]) -> None:
     """Raise ``UserError`` where a sequence file that ``settings`` name cannot serve ``splits``; plans nothing."""
     fusion = fusion_of(settings)
-    if fusion.sequence in ("llm", "oracle"):
+    if fusion.sequence in FROM_FILES:
         sequences_for([t.text for split in splits for t in split.triplets], fusion, settings.language)
 
 

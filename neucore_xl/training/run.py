@@ -26,6 +26,7 @@ from neucore_xl.runs import checkpoints
 from neucore_xl.runs.assemble import assemble
 from neucore_xl.runs.checkpoints import Checkpoint
 from neucore_xl.runs.folder import RunFolder
+from neucore_xl.runs.texts import check_sequences
 from neucore_xl.training.data import Share, batch_order, training_stream, workers_for
 from neucore_xl.training.engine import Engine, resolve_device
 from neucore_xl.training.errors import TrainingPaused
@@ -87,6 +88,7 @@ def train(
             train_split = open_from_settings(settings.data, settings.data.train_split)
             val_split = open_from_settings(settings.data, settings.data.val_split)
             check_labels(val_split)
+            check_sequences(settings, [train_split, val_split])
             order = batch_order(train_split, settings)
             stored = folder.vocabulary() if resumed else None
         assembled = assemble(settings, stored, world=world)

@@ -14,8 +14,13 @@ from rich.console import Console
 from neucore_xl.ablation.plan import planned_runs, variants
 from neucore_xl.ablation.run import run_ablation
 from neucore_xl.ablation.table import compare_variants
+from neucore_xl.config.load import load_settings
+from neucore_xl.data.datasets import open_split
 from neucore_xl.errors import UserError
 from neucore_xl.evaluation.result import Result
+from neucore_xl.language.controls import single
+from neucore_xl.language.sequence_file import write_sequences
+from neucore_xl.training.run import train
 
 
 def test_all_combinations_in_their_order() -> None:
@@ -104,3 +109,21 @@ def test_pairs_are_queries_averaged_over_seeds() -> None:
     assert list(rows[1].ahead_by_seed) == pytest.approx([100 / 3, 100 / 3])
     with pytest.raises(UserError, match="other queries"):
         compare_variants({"base": [result([0, 0, 0])], "other": [result([0, 0, 0], ("a", "b", "d"))]}, seeds=[0])
+
+
+def test_a_run_goes_on_with_its_own_sequences_only(tiny_data: Path, tiny_overrides: list[str], tmp_path: Path) -> None:
+    texts = [t.text for name in ("train", "val") for t in open_split("cirr", tiny_data, name).triplets]
+    file, run = tmp_path / "llm.jsonl", tmp_path / "run"
+    header = {"prompt": "edit-steps.v1-1", "writer": {"model": "m"}}
+    write_sequences(file, single(texts).values(), planner="llm", settings=header)
+    overrides = [*tiny_overrides, "train.steps=1", "fusion.sequence=llm", f"fusion.file={file}"]
+    settings = load_settings(str(tiny_data / "recipe.yaml"), overrides)
+    train(settings, run)
+    (recorded,) = json.loads((run / "environment.json").read_text())["sequences"]
+    assert recorded["settings"] == header
+    with pytest.raises(UserError, match=r"written with the prompt 'edit-steps.v1-1', but fusion.prompt asks for 'x'"):
+        train(load_settings(str(tiny_data / "recipe.yaml"), [*overrides, "fusion.prompt=x"]), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    write_sequences(file, single(texts).values(), planner="llm", settings={}, force=True)
+    with pytest.raises(UserError, match="sequence files are not those"):
+        train(settings, run)
