@@ -50,9 +50,7 @@ def variants(vary: Sequence[str]) -> list[Variant]:
         key, equals, values = argument.partition("=")
         found = [v.strip() for v in values.split(",") if v.strip()]
         if not equals or not key or not found:
-            raise UserError(
-                f"--vary {argument}: give a setting and values, such as fusion.sequence=learned,clauses"
-            )
+            raise UserError(f"--vary {argument}: give a setting and values, such as fusion.sequence=learned,clauses")
         if len(set(found)) != len(found):
             raise UserError(f"--vary {argument}: a value comes twice")
         axes.append([f"{key}={v}" for v in found])
