@@ -27,17 +27,18 @@ class RoomyLayer(DynamicLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the states of new tokens; returns all keys and values."""
-        begin = self.keys.shape[-2]
-        end = begin + key_states.shape[-2]
+        begin, end = self._tokens, self._tokens + key_states.shape[-2]
         if end > self._keys.shape[-2]:
-            self._keys, self._values = (_with_room(t, t.shape[0], end) for t in (self.keys, self.values))
+            self._keys, self._values = (_with_room(t[:, :, :begin], len(t), end) for t in (self._keys, self._values))
         self._keys[:, :, begin:end] = key_states
         self._values[:, :, begin:end] = value_states
-        self._show(end)
-        return self.keys, self.values
+        return self._show(end)
 
-    def _show(self, tokens: int) -> None:
-        self.keys, self.values = self._keys[:, :, :tokens], self._values[:, :, :tokens]
+    def _show(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        self._tokens = tokens
+        keys, values = self._keys[:, :, :tokens], self._values[:, :, :tokens]
+        self.keys, self.values = keys, values
+        return keys, values
 
 
 def prefix_cache(model: Any, tokens: Sequence[int]) -> DynamicCache | None:
@@ -55,7 +56,8 @@ def prefix_cache(model: Any, tokens: Sequence[int]) -> DynamicCache | None:
 def repeated(cache: DynamicCache, rows: int, room: int) -> DynamicCache:
     """A cache of ``rows`` equal rows with room for ``room`` more tokens; ``cache`` is left as it is."""
     copy = DynamicCache()
-    copy.layers = [RoomyLayer(layer.keys, layer.values, rows, room) for layer in cache.layers]
+    layers: list[Any] = cache.layers  # each filled: the prefix has passed the model
+    copy.layers = [RoomyLayer(layer.keys, layer.values, rows, room) for layer in layers]
     return copy
 
 
