@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 
+# Text that a grammar leaves no choice about is tokenised by llguidance as the tokenizer would: wrong, and fatal to the
+# row, with tokenizers that put a blank before every text (sentencepiece). There the model chooses the tokens.
+_FREE = '%llguidance {"no_forcing": true}\n'
+
+
 class Vocabulary:
     """A tokenizer as the grammar sees it: which bytes each token spells.
 
@@ -48,6 +53,7 @@ class Vocabulary:
                 "take a model with a fast tokenizer"
             ) from error
         self.executor = LLExecutor()
+        self.bytewise = (json.loads(_described(tokenizer)).get("decoder") or {}).get("type") == "ByteLevel"
         self.size = size
         self._single = self._single_characters()
         missing = [c for c in STRUCTURE if not self.spells(c)]
@@ -79,7 +85,8 @@ class Rows:
         from llguidance import LLMatcher
 
         self.vocabulary = vocabulary
-        self.matchers: list[LLMatcher] = [LLMatcher(vocabulary.tokens, g, log_level=0) for g in grammars]
+        preamble = "" if vocabulary.bytewise else _FREE
+        self.matchers: list[LLMatcher] = [LLMatcher(vocabulary.tokens, preamble + g, log_level=0) for g in grammars]
         self.written: list[list[int]] = [[] for _ in grammars]
         self.failures: list[str | None] = [_error(m) for m in self.matchers]
         self.done = [f is not None for f in self.failures]

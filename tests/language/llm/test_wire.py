@@ -196,7 +196,9 @@ def test_nasty_captions_have_lemmas_and_grammars_that_the_judge_agrees_with() ->
     for text, lemmas in zip(NASTY, read_lemmas(NASTY, LanguageSettings()), strict=True):
         verdict = judge(text, lemmas, [RawStep("keep", wire.shown(text), lemmas.concepts)], 6)
         assert (verdict.sequence is None) == (not wire.shown(text).strip(".?!,;: ")), (text, verdict)
-        assert (wire.grammar(text, lemmas.concepts, 6) is None) == (not wire.shown(text) or "x" * 100 in text)
+        assert (wire.grammar(text, lemmas.concepts, 6) is None) == (
+            not wire.shown(text) or text[:100] in {"x" * 100, "a" * 100}
+        )
         if verdict.sequence is not None:
             assert check_sequence(FusionSequence(text, verdict.sequence.steps), max_steps=6) == []
 
