@@ -116,6 +116,8 @@ def test_an_array_shares_sentences_out_for_a_language_model(planner: list[str], 
     code, said, started = prepare(0, 4, *planner, "--model", "m")
     assert [words[0] for words in started] == ["data", "prepare"]
     assert started[1][-2:] == ["--shard", "0/4"]
+    started = prepare(0, 4, *planner, "--model", "m", "--split", "val")[2]
+    assert [words[0] for words in started] == ["prepare"]  # one split may be all there is: no doctor for training
     code, said, _ = prepare(2, 4, *planner, "--model", "m", ends=143)
     assert code == 143
     assert "submit the same command to go on" in said
