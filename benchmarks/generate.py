@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from neucore_xl.data.shapes.claims import fits_alone, holds
-from neucore_xl.data.shapes.difference import difference
-from neucore_xl.data.shapes.generate import generate
-from neucore_xl.data.shapes.plan import Plan, Query, plan_split
-from neucore_xl.data.shapes.scene import SHAPES, Palette, Scene
-from neucore_xl.data.shapes.sentence import sentence
-from neucore_xl.data.shapes.subsets import scene_features
 from neucore_xl.language.sequence import FusionSequence, Operation
+from neucore_xl.shapes.claims import fits_alone, holds
+from neucore_xl.shapes.difference import difference
+from neucore_xl.shapes.generate import generate
+from neucore_xl.shapes.plan import Plan, Query, plan_split
+from neucore_xl.shapes.scene import SHAPES, Palette, Scene
+from neucore_xl.shapes.sentence import sentence
+from neucore_xl.shapes.subsets import scene_features
 
 # What these clauses name is in the target too; other clauses may name what is gone.
 NAMES_TARGET = (Operation.CARDINALITY, Operation.COMPARATIVE, Operation.SPATIAL, Operation.KEEP, Operation.DIRECT)

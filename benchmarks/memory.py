@@ -37,11 +37,11 @@ def measure(recipe: str, queries: int, overrides: list[str]) -> tuple[int, int]:
 
     from neucore_xl.config.load import load_settings
     from neucore_xl.models.backbone import build_backbone
-    from neucore_xl.models.meta import meta_composer
     from neucore_xl.models.registry import composer_of
+    from neucore_xl.sizing.blank import VOCABULARY, blank_batch
+    from neucore_xl.sizing.meta import meta_composer
+    from neucore_xl.sizing.rehearsal import Rehearsal
     from neucore_xl.training.losses import objective
-    from neucore_xl.training.rehearsal import Rehearsal
-    from neucore_xl.training.shapes import VOCABULARY, blank_batch
 
     torch.set_num_threads(1)
     settings = load_settings(recipe, [*overrides, "train.device=cpu"])

@@ -31,11 +31,11 @@ from neucore_xl.config.load import load_settings
 from neucore_xl.data.datasets import open_from_settings
 from neucore_xl.models import fusion
 from neucore_xl.parallel.world import World
-from neucore_xl.runs.assemble import assemble
-from neucore_xl.training import strategy as strategies
-from neucore_xl.training.data import Share, batch_order, training_stream
+from neucore_xl.runs.system import assemble
+from neucore_xl.training.engines import strategy as strategies
 from neucore_xl.training.loop import gradient
 from neucore_xl.training.randomness import seed_everything
+from neucore_xl.training.stream import Share, batch_order, training_stream
 
 TOWERS = {
     "embed_dim": 16,
@@ -69,7 +69,7 @@ class Trained:
 
 def tiny_settings(folder: Path) -> list[str]:
     """Overrides of a run of ten steps on a small generated data set, made in ``folder`` unless it is there."""
-    from neucore_xl.data.shapes.generate import generate
+    from neucore_xl.shapes.generate import generate
 
     if not (folder / "towers.json").is_file():
         generate(folder / "data", layout="cirr", train=60, val=18, test=18, seed=0, size=32, workers=1, progress=False)

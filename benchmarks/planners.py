@@ -27,14 +27,13 @@ from rich.table import Table
 
 from neucore_xl.cli.output import write_json, write_text
 from neucore_xl.config.schema import FusionSettings, LanguageSettings
-from neucore_xl.data.prepare import sentences_of
 from neucore_xl.errors import UserError
-from neucore_xl.language.estimates import Estimate, mean
-from neucore_xl.language.llm.answers import Record
-from neucore_xl.language.scoring import SequenceScore, score_sequences
-from neucore_xl.language.scoring_rates import Rates, Timing, score_records, seconds_per_sentence
+from neucore_xl.estimates import Estimate, mean
+from neucore_xl.language.llm.answers import Record, Timing
 from neucore_xl.language.sequence import OPERATIONS, FusionSequence, Operation, check_sequence
 from neucore_xl.language.sequence_file import read_sequences
+from neucore_xl.prepare.scoring import Rates, SequenceScore, score_records, score_sequences, seconds_per_sentence
+from neucore_xl.prepare.sequences import sentences_of
 
 # Share of sentences (%) that name an aspect: Table 1 of Liu et al. (2021), column CIRR.
 TABLE_1 = {
@@ -137,8 +136,8 @@ def plan(name: str, texts: Sequence[str], options: argparse.Namespace, max_steps
     if name == "llm":
         if options.model is None:
             raise UserError("llm needs --model: a hub name, a folder or a GGUF file.")
-        from neucore_xl.data.prepare_llm import LlmOptions, build_llm_planner
         from neucore_xl.language.llm.work import timed_records
+        from neucore_xl.prepare.llm import LlmOptions, build_llm_planner
 
         asked = build_llm_planner(LlmOptions.of({"model": options.model}), language, max_steps)
         _ = asked.settings  # loads the model: not a part of the time
@@ -146,17 +145,17 @@ def plan(name: str, texts: Sequence[str], options: argparse.Namespace, max_steps
         return Planned(name, {r.sequence.text: r.sequence for r in records}, records, timings)
     plans: Callable[[Sequence[str]], list[FusionSequence]]
     if name == "clauses":
-        from neucore_xl.language.clauses import ClausePlanner
+        from neucore_xl.language.planners.clauses import ClausePlanner
 
         plans = ClausePlanner(language, max_steps).plan
     elif name == "single":
-        from neucore_xl.language.controls import single
+        from neucore_xl.language.planners.controls import single
 
         def plans(given: Sequence[str]) -> list[FusionSequence]:
             return list(single(given).values())
 
     elif name == "clauses-encoder":
-        from neucore_xl.language.encoder import EncoderPlanner
+        from neucore_xl.language.planners.encoder import EncoderPlanner
 
         plans = EncoderPlanner(language, max_steps, options.encoder).plan
     else:

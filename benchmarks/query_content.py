@@ -14,12 +14,12 @@ import numpy as np
 
 from neucore_xl.config.load import load_settings
 from neucore_xl.data.datasets import open_from_settings
+from neucore_xl.encoding.cache import cache_root
+from neucore_xl.encoding.sentences import sentence_facts
 from neucore_xl.errors import UserError
 from neucore_xl.language.concepts import ConceptTagger
 from neucore_xl.language.sequence import clip_steps
 from neucore_xl.language.vocabulary import Vocabulary
-from neucore_xl.runs.cache import cache_root
-from neucore_xl.runs.texts import sentence_facts
 
 
 def main() -> int:

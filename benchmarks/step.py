@@ -14,14 +14,14 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from step_profile import StepProfile, profile_steps
 
 from neucore_xl.config.load import load_settings
 from neucore_xl.data.datasets import open_from_settings
 from neucore_xl.errors import UserError
-from neucore_xl.runs.assemble import assemble
-from neucore_xl.training.data import batch_order, training_stream, workers_for
-from neucore_xl.training.engine import PlainEngine
-from neucore_xl.training.profile import StepProfile, profile_steps
+from neucore_xl.runs.system import assemble
+from neucore_xl.training.engines.engine import PlainEngine
+from neucore_xl.training.stream import batch_order, training_stream, workers_for
 
 
 def measure(recipe: str, overrides: list[str], steps: int) -> StepProfile:

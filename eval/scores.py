@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # torch is imported when a run is really opened, so that --he
     from neucore_xl.config.schema import Settings
     from neucore_xl.data.triplets import Split
     from neucore_xl.parallel.world import World
-    from neucore_xl.runs.load import Run
+    from neucore_xl.runs.system import Run
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -46,7 +46,7 @@ def guarded(main: Callable[[Sequence[str] | None], None], arguments: Sequence[st
 
     Of many processes that fail alike the first one speaks.
     """
-    from neucore_xl.parallel.leaving import hand_over
+    from neucore_xl.parallel.ending import hand_over
 
     rank, code = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0), 0
     try:
@@ -77,7 +77,7 @@ def meet(settings: Settings) -> World:
     """The processes that this one was started with (``torchrun``, ``srun``, …), which share the work from here on."""
     from neucore_xl.parallel.launch import check, detect
     from neucore_xl.parallel.start import start
-    from neucore_xl.training.engine import resolve_device
+    from neucore_xl.training.engines.engine import resolve_device
 
     launch, device = detect(), resolve_device(settings.train).type
     check(launch, settings.train.world_size, device)
@@ -101,7 +101,7 @@ class Opened:
     def chunks(self, split: Split) -> dict[str, Iterator[tuple[int, np.ndarray]]]:
         """Category (``""`` on CIRR) → scores of its triplets against its gallery; encoded by all processes, for the
         first one: the others' are empty."""
-        from neucore_xl.runs.encode import score_split
+        from neucore_xl.encoding.scores import score_split
 
         facts = self.run.facts([split])
         inputs = self.run.inputs_for([split], facts)
@@ -148,7 +148,7 @@ def settings_of(arguments: argparse.Namespace, dataset: str) -> Settings:
 def _exported_settings(file: Path, overrides: list[str]) -> Settings:
     """Settings from the header of an exported file; reading it does import torch."""
     from neucore_xl.config.load import dump_yaml, load_settings
-    from neucore_xl.runs.export import ExportedRun
+    from neucore_xl.runs.checkpoints.export import ExportedRun
 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
@@ -158,8 +158,8 @@ def _exported_settings(file: Path, overrides: list[str]) -> Settings:
 
 def open_run(arguments: argparse.Namespace, settings: Settings, world: World) -> Opened:
     """Load the run's weights onto the device of every process."""
-    from neucore_xl.runs.load import load_run
-    from neucore_xl.training.engine import resolve_device
+    from neucore_xl.runs.system import load_run
+    from neucore_xl.training.engines.engine import resolve_device
 
     device = resolve_device(settings.train)
     run = load_run(arguments.run, checkpoint=arguments.checkpoint, settings=settings, world=world)

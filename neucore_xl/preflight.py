@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the recipe")
     options = parser.parse_intermixed_args(arguments)
 
-    from neucore_xl.parallel.leaving import hand_over
+    from neucore_xl.parallel.ending import hand_over
 
     rank = 0
     try:
@@ -185,7 +185,7 @@ def _data(settings: Settings, host: str) -> Finding:
 
 def _free(settings: Settings, run: Path, least: float) -> Finding:
     def look() -> str:
-        from neucore_xl.runs.cache import cache_root
+        from neucore_xl.encoding.cache import cache_root
 
         said = []
         for what, folder in (("run", _where(run)), ("cache", _where(cache_root(settings.train)))):
@@ -208,9 +208,9 @@ def _settings(settings: Settings, launch: Launch, recipe: str, overrides: Sequen
         from rich.console import Console
 
         from neucore_xl.parallel.launch import check
-        from neucore_xl.training.dry_run import dry_run
-        from neucore_xl.training.plan import Cluster
-        from neucore_xl.training.strategy import choose_strategy
+        from neucore_xl.sizing.dry_run import dry_run
+        from neucore_xl.sizing.plan import Cluster
+        from neucore_xl.training.engines.strategy import choose_strategy
 
         check(launch, settings.train.world_size, "cpu")
         strategy = choose_strategy(settings.train, launch.world_size)

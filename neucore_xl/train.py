@@ -51,7 +51,7 @@ def _rehearse(settings: Settings, options: argparse.Namespace) -> int:
     """The dry run for one GPU of 80 GB or what the launcher started; `neucore-xl train --dry-run` asks for others."""
     from rich.console import Console
 
-    from neucore_xl.training.dry_run import dry_run, present_cluster
+    from neucore_xl.sizing.dry_run import dry_run, present_cluster
 
     cluster = present_cluster(None, None, 80.0)
     dry_run(settings, cluster, Console(), recipe=options.recipe, overrides=options.overrides)
@@ -60,7 +60,7 @@ def _rehearse(settings: Settings, options: argparse.Namespace) -> int:
 
 def refused(sentence: str, code: int) -> int:
     """The end of a start that was wrong in all processes alike: the first of them says so."""
-    from neucore_xl.parallel.leaving import hand_over
+    from neucore_xl.parallel.ending import hand_over
 
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
     if rank == 0:

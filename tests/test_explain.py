@@ -76,7 +76,7 @@ def test_a_file_says_how_its_sequence_came_about(tmp_path: Path) -> None:
 
 
 def test_a_language_model_tells_of_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare_llm = pytest.importorskip("neucore_xl.data.prepare_llm")
+    prepare_llm = pytest.importorskip("neucore_xl.prepare.llm")
     asked = []
 
     class Scripted:

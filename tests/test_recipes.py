@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from neucore_xl.config.load import RECIPES, load_settings, recipe_names
-from neucore_xl.training.dry_run import dry_run
-from neucore_xl.training.plan import Cluster
+from neucore_xl.sizing.dry_run import dry_run
+from neucore_xl.sizing.plan import Cluster
 
 RECIPE_NAMES = [name for name in recipe_names() if name != "demo"]  # the demo makes its tower on the way
 LARGE = [name for name in RECIPE_NAMES if any(part in name for part in ("h14", "bigg14", "siglip", "full", "zero2"))]

@@ -14,14 +14,15 @@ from neucore_xl.ablation.table import Comparison, compare_variants
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.datasets import open_from_settings
 from neucore_xl.data.triplets import Split
+from neucore_xl.encoding.sentences import check_sequences
 from neucore_xl.errors import UserError
 from neucore_xl.evaluation.compare import load
 from neucore_xl.evaluation.result import METRICS_FILE, Result, write_json
+from neucore_xl.runs.checkpoints.find import find_checkpoint
 from neucore_xl.runs.environment import describe
 from neucore_xl.runs.folder import RunFolder
-from neucore_xl.runs.load import find_checkpoint, load_run
-from neucore_xl.runs.texts import check_sequences
-from neucore_xl.training.engine import resolve_device
+from neucore_xl.runs.system import load_run
+from neucore_xl.training.engines.engine import resolve_device
 from neucore_xl.training.run import train
 from neucore_xl.training.validate import check_labels, evaluate_split
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:  # torch is imported by the commands, not by their help
-    from neucore_xl.runs.manifest import Checkpoint
+    from neucore_xl.runs.checkpoints.checkpoint import Checkpoint
 
 app = typer.Typer(help="Look into checkpoints, check and convert them.", no_args_is_help=True)
 
@@ -20,8 +20,8 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 @app.command()
 def inspect(where: Where) -> None:
     """Say what a checkpoint is: step, strategy, processes, files, metrics; of a run: all its checkpoints."""
-    from neucore_xl.runs import universal
-    from neucore_xl.runs.listing import paths_of, readable
+    from neucore_xl.runs.checkpoints import universal
+    from neucore_xl.runs.checkpoints.find import paths_of, readable
 
     for path in paths_of(where):
         found = readable(path)
@@ -51,7 +51,7 @@ def inspect(where: Where) -> None:
 @app.command()
 def verify(where: Where) -> None:
     """Compare every file with its checksum; exit 0 if all are whole, 1 if one is damaged (it is named)."""
-    from neucore_xl.runs.listing import paths_of, problems_of
+    from neucore_xl.runs.checkpoints.find import paths_of, problems_of
 
     damaged = 0
     for path in paths_of(where):
@@ -69,7 +69,7 @@ def reshard(where: Where, which: Which = "last", force: Force = False) -> None:
     """Prepare a ZeRO checkpoint for another number of processes or another stage (training does it by itself)."""
     from neucore_xl.errors import UserError
     from neucore_xl.parallel.world import World
-    from neucore_xl.runs.universal import FOLDER, is_whole, universal_folder
+    from neucore_xl.runs.checkpoints.universal import FOLDER, is_whole, universal_folder
 
     found = _chosen(where, which)
     if not found.zero_stage:
@@ -92,9 +92,9 @@ def export(
 ) -> None:
     """Write the model as one file that evaluation and a notebook load; its CLIP as one that open_clip loads."""
     from neucore_xl.errors import UserError
-    from neucore_xl.runs import export as exporting
+    from neucore_xl.runs.checkpoints import export as exporting
     from neucore_xl.runs.folder import RunFolder
-    from neucore_xl.runs.load import load_run
+    from neucore_xl.runs.system import load_run
 
     if out is None and clip is None:
         raise UserError("nothing to write: give --out FILE, --clip FILE or both.")
@@ -116,7 +116,7 @@ def export(
 
 
 def _chosen(where: Path, which: str) -> Checkpoint:
-    from neucore_xl.runs.listing import chosen
+    from neucore_xl.runs.checkpoints.find import chosen
 
     return chosen(where, which)
 

@@ -33,7 +33,7 @@ def doctor(
     from rich.console import Console
 
     from neucore_xl.cli.output import write_json
-    from neucore_xl.data.doctor import examine
+    from neucore_xl.data.doctor.examine import examine
 
     console = Console()
     report = examine(name.value, root, images=images, console=console)
@@ -55,7 +55,7 @@ def shapes(
     workers: Annotated[int, typer.Option(min=1, help="Drawing processes.")] = 2,
 ) -> None:
     """Scenes of coloured, textured, placed and counted objects, with sentences and their true fusion sequences."""
-    from neucore_xl.data.shapes.generate import generate
+    from neucore_xl.shapes.generate import generate
 
     summary = generate(out, layout=layout.value, train=train, val=val, test=test, seed=seed, size=size, workers=workers)
     for split, images in summary.images.items():

@@ -67,11 +67,11 @@ def _plan(name: str, text: str, model: str | None) -> FusionSequence:
 
     steps = FusionSettings().max_steps
     if name == "clauses-encoder":
-        from neucore_xl.language.encoder import EncoderPlanner
+        from neucore_xl.language.planners.encoder import EncoderPlanner
 
         return EncoderPlanner(LanguageSettings(), steps, model).plan([text])[0]
     if name == "clauses":
-        from neucore_xl.language.clauses import ClausePlanner
+        from neucore_xl.language.planners.clauses import ClausePlanner
 
         if model is not None:
             raise UserError("--model belongs to the planners llm and clauses-encoder; the planner clauses has none.")
@@ -82,7 +82,7 @@ def _plan(name: str, text: str, model: str | None) -> FusionSequence:
 def _ask(text: str, model: str | None) -> tuple[FusionSequence, dict[str, Any]]:
     if model is None:
         raise UserError("--planner llm needs --model: a hub name, a folder or a GGUF file.")
-    from neucore_xl.data.prepare_llm import LlmOptions, build_llm_planner
+    from neucore_xl.prepare.llm import LlmOptions, build_llm_planner
 
     (record,) = [r for portion in build_llm_planner(LlmOptions.of({"model": model})).records([text]) for r in portion]
     return record.sequence, {"fallback": record.fallback, "repairs": dict(record.repairs), "tokens": record.tokens}

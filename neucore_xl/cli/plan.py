@@ -27,8 +27,8 @@ def plan(
     settings = load_settings(recipe, overrides or [])
 
     from neucore_xl.cli.output import write_json
-    from neucore_xl.training.plan import Cluster, make_plan
-    from neucore_xl.training.plan_print import plan_lines
+    from neucore_xl.sizing.dry_run import plan_lines
+    from neucore_xl.sizing.plan import Cluster, make_plan
 
     found = make_plan(settings, Cluster(nodes, gpus_per_node, gpu_memory), recipe, overrides or [])
     for line in plan_lines(found):

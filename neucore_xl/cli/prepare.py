@@ -93,8 +93,8 @@ def sequences(
 
     from rich.console import Console
 
-    from neucore_xl.data import prepare as preparing
-    from neucore_xl.data import prepare_llm as preparing_llm
+    from neucore_xl.prepare import llm as preparing_llm
+    from neucore_xl.prepare import sequences as preparing
 
     console = Console()
     plan: Any = None
@@ -151,7 +151,7 @@ def concepts(
     """List the concepts that a split names and the training split does not."""
     from rich.console import Console
 
-    from neucore_xl.data.concept_lists import concept_lists
+    from neucore_xl.prepare.concepts import concept_lists
 
     lists = concept_lists(root, known=known, split=split)
     lists.print(Console())

@@ -39,8 +39,8 @@ def train(
     if dry_run:
         from rich.console import Console
 
-        from neucore_xl.training.dry_run import dry_run as rehearse
-        from neucore_xl.training.dry_run import present_cluster
+        from neucore_xl.sizing.dry_run import dry_run as rehearse
+        from neucore_xl.sizing.dry_run import present_cluster
 
         cluster = present_cluster(nodes, gpus_per_node, gpu_memory)
         rehearse(settings, cluster, Console(), recipe=recipe, overrides=overrides or [])

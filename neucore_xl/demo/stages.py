@@ -13,16 +13,16 @@ from rich.console import Console
 from neucore_xl.config.load import load_settings
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.datasets import open_split
-from neucore_xl.data.shapes.generate import generate
 from neucore_xl.data.triplets import Split
 from neucore_xl.demo.clip import NAME, train_clip
+from neucore_xl.encoding.scores import score_split
 from neucore_xl.evaluation import cirr
 from neucore_xl.evaluation.report import SystemRow, evenly, rows_from_scores, write_page
 from neucore_xl.evaluation.result import Result
 from neucore_xl.evaluation.significance import Interval, paired_bootstrap
-from neucore_xl.runs.encode import score_split
-from neucore_xl.runs.files import write_json
-from neucore_xl.runs.load import load_run
+from neucore_xl.files import write_json
+from neucore_xl.runs.system import load_run
+from neucore_xl.shapes.generate import generate
 from neucore_xl.training.run import train
 
 IMAGE_SIZE = 96
@@ -172,8 +172,8 @@ def _print(content: dict[str, Any], console: Console) -> None:
 
 
 def _page(path: Path, rows: dict[str, Evaluated], split: Split, content: dict[str, Any]) -> Path:
+    from neucore_xl.encoding.sentences import fusion_of
     from neucore_xl.language.planning import sequences_for
-    from neucore_xl.runs.texts import fusion_of
 
     settings = rows[SYSTEM].settings
     shown = evenly(len(split.triplets), SHOWN)

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from neucore_xl.config.schema import FusionSettings, LanguageSettings
 from neucore_xl.errors import UserError
-from neucore_xl.language.clauses import ClausePlanner
-from neucore_xl.language.controls import reordered, shuffled, single
+from neucore_xl.language.planners.clauses import ClausePlanner
+from neucore_xl.language.planners.controls import reordered, shuffled, single
 from neucore_xl.language.sequence import FusionSequence, clip_steps
 from neucore_xl.language.sequence_file import SequenceFile, read_sequences
 
@@ -44,7 +44,7 @@ def build_planner(
     if name == "clauses":
         return ClausePlanner(language, max_steps, cache_dir=cache_dir)
     if name == "clauses-encoder":
-        from neucore_xl.language.encoder import EncoderPlanner
+        from neucore_xl.language.planners.encoder import EncoderPlanner
 
         return EncoderPlanner(language, max_steps, model, cache_dir)
     raise UserError(f"unknown planner {name!r}; known are {', '.join(PLANNERS)}")

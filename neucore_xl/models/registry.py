@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from neucore_xl.config.schema import Settings
@@ -14,11 +15,10 @@ from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.composers.concat import Concat
 from neucore_xl.models.composers.image_only import ImageOnly
+from neucore_xl.models.composers.neucore import Neucore
+from neucore_xl.models.composers.neucore_xl import NeucoreXL
 from neucore_xl.models.composers.residual import Residual
 from neucore_xl.models.composers.text_only import TextOnly
-from neucore_xl.models.concepts import encode_names
-from neucore_xl.models.neucore import Neucore
-from neucore_xl.models.neucore_xl import NeucoreXL
 
 if TYPE_CHECKING:
     from neucore_xl.language.vocabulary import Vocabulary
@@ -61,3 +61,20 @@ def composer_of(settings: Settings, backbone: Backbone, concepts: Callable[[], T
         return _ALIGNING[name](settings, backbone, concepts())
     nearest = difflib.get_close_matches(name, composer_names(), n=1, cutoff=0.0)[0]
     raise UserError(f"model.name: no row {name!r}; the nearest is {nearest!r} (rows: {', '.join(composer_names())}).")
+
+
+CHUNK = 256
+
+
+@torch.no_grad()
+def encode_names(backbone: Backbone, names: Sequence[str]) -> Tensor:
+    """Pooled text features ``[C, D]`` (not normalised) of C names, in chunks, on the device the backbone is on."""
+    device = next(backbone.parameters()).device
+    training = backbone.training
+    backbone.eval()
+    parts = [
+        backbone.encode_texts(backbone.tokenizer(list(names[i : i + CHUNK])).to(device)).pooled.float()
+        for i in range(0, len(names), CHUNK)
+    ]
+    backbone.train(training)
+    return torch.cat(parts) if parts else torch.zeros(0, backbone.embed_dim, device=device)

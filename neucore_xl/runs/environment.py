@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from neucore_xl.config.schema import Settings
+from neucore_xl.encoding.sentences import fusion_of
 from neucore_xl.errors import UserError
 from neucore_xl.language.planning import FROM_FILES, files_of
 from neucore_xl.language.sequence_file import read_header
-from neucore_xl.runs.texts import fusion_of
 
 PACKAGES = (
     "neucore-xl", "torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "spacy", "datasets",

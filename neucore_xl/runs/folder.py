@@ -13,11 +13,11 @@ from typing import Any
 
 import filelock
 
+from neucore_xl import files
 from neucore_xl.config.load import dump_yaml, load_file
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
 from neucore_xl.language.vocabulary import Vocabulary
-from neucore_xl.runs import files
 from neucore_xl.runs.environment import describe
 
 # What may differ when a run goes on: where it computes and what it writes, never what it computes.

@@ -23,7 +23,7 @@ from torch import Tensor
 from neucore_xl.config.schema import LossSettings
 from neucore_xl.data.batches import Batch
 from neucore_xl.models.features import ComposerOutput, FeatureSet
-from neucore_xl.training.engine import Engine
+from neucore_xl.training.engines.engine import Engine
 from neucore_xl.training.losses import match_term, with_row_terms
 
 

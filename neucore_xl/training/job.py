@@ -12,17 +12,17 @@ from rich.console import Console
 
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError, one_sentence
+from neucore_xl.parallel.ending import hand_over
 from neucore_xl.parallel.launch import check, detect
-from neucore_xl.parallel.leaving import hand_over
 from neucore_xl.parallel.start import start, stop
 from neucore_xl.parallel.stopping import StopSignals
 from neucore_xl.parallel.watchdog import lost_peers
 from neucore_xl.parallel.world import World
 from neucore_xl.runs.folder import differences
-from neucore_xl.training.engine import resolve_device
-from neucore_xl.training.errors import TrainingPaused
+from neucore_xl.training.engines.engine import resolve_device
+from neucore_xl.training.engines.strategy import choose_strategy
+from neucore_xl.training.loop import TrainingPaused
 from neucore_xl.training.run import Together, train
-from neucore_xl.training.strategy import choose_strategy
 
 
 def run_job(settings: Settings, run_dir: Path) -> int:

@@ -9,15 +9,18 @@ from typing import Any
 
 from neucore_xl.config.schema import TrainSettings
 from neucore_xl.parallel.world import World
-from neucore_xl.runs import checkpoints, loading, sharded
-from neucore_xl.runs.assemble import Assembled
-from neucore_xl.runs.checkpoints import Checkpoint
-from neucore_xl.runs.universal import parameter_names
-from neucore_xl.training.engine import Engine
+from neucore_xl.runs.checkpoints import find
+from neucore_xl.runs.checkpoints import restore as loading
+from neucore_xl.runs.checkpoints import save as sharded
+from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, load_state, stored_shapes
+from neucore_xl.runs.checkpoints.save import save_together
+from neucore_xl.runs.checkpoints.universal import parameter_names
+from neucore_xl.runs.system import Assembled
+from neucore_xl.training.engines.engine import Engine
+from neucore_xl.training.engines.strategy import Strategy, build_engine
 from neucore_xl.training.loop import TrainState, Validation
 from neucore_xl.training.optim import build_optimizer
 from neucore_xl.training.randomness import random_state, restore_random_state, seed_everything
-from neucore_xl.training.strategy import Strategy, build_engine
 
 
 def engine_for(
@@ -31,18 +34,18 @@ def engine_for(
     if found is None:
         return build_engine(strategy, composer, backbone, train, world)
     with world.agreed():
-        checkpoints.check_identity(found, assembled.identity)
+        find.check_identity(found, assembled.identity)
     names = parameter_names(composer, build_optimizer(composer, backbone, train))
     if strategy.config is None:
         with world.agreed():
-            checkpoints.load_state(composer, backbone, found.weights(), found.path)
+            load_state(composer, backbone, found.weights(), found.path)
         engine = build_engine(strategy, composer, backbone, train, world)
         engine.load_state_dict(loading.whole_state(found, world, names))
         return engine
     source = loading.engine_source(found, world, strategy.stage, names)
     if source.folder is None:  # its state is in one piece
         with world.agreed():
-            checkpoints.load_state(composer, backbone, found.weights(), found.path)
+            load_state(composer, backbone, found.weights(), found.path)
     engine = build_engine(strategy, composer, backbone, train, world, universal=source.universal)
     loading.load_engine(engine.deepspeed, source, world, names)  # type: ignore[attr-defined]
     return engine
@@ -69,7 +72,7 @@ def saver(
 ) -> Callable[[TrainState, Validation | None, bool], None]:
     """What saves the run into the checkpoint folder; every process calls it at the same step."""
     composer, backbone, world = assembled.composer, assembled.backbone, engine.world
-    tensors = checkpoints.stored_shapes(composer, backbone)
+    tensors = stored_shapes(composer, backbone)
 
     def save(now: TrainState, validation: Validation | None, best: bool) -> None:
         writer: Any = (
@@ -77,7 +80,7 @@ def saver(
             if strategy.config is None
             else sharded.deepspeed_writer(engine.deepspeed)  # type: ignore[attr-defined]
         )
-        checkpoints.save_together(
+        save_together(
             folder,
             now.step,
             world,

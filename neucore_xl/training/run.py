@@ -6,6 +6,7 @@ Every process of a job runs this. Rank 0 owns the run folder; what can be wrong 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +16,24 @@ from rich.console import Console
 
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.datasets import open_from_settings
+from neucore_xl.encoding.sentences import check_sequences
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.launch import Launch
 from neucore_xl.parallel.start import backend_name
 from neucore_xl.parallel.stopping import Reason, Stopping, StopSignals
-from neucore_xl.parallel.table import start_table
 from neucore_xl.parallel.watchdog import Watchdog
 from neucore_xl.parallel.world import World
-from neucore_xl.runs import checkpoints
-from neucore_xl.runs.assemble import assemble
-from neucore_xl.runs.checkpoints import Checkpoint
+from neucore_xl.runs.checkpoints import find
+from neucore_xl.runs.checkpoints.checkpoint import Checkpoint
+from neucore_xl.runs.checkpoints.save import mark_best
 from neucore_xl.runs.folder import RunFolder
-from neucore_xl.runs.texts import check_sequences
-from neucore_xl.training.data import Share, batch_order, training_stream, workers_for
-from neucore_xl.training.engine import Engine, resolve_device
-from neucore_xl.training.errors import TrainingPaused
-from neucore_xl.training.journal import Journal
-from neucore_xl.training.log import RunLog
-from neucore_xl.training.loop import Hooks, TrainState, Validation, run_loop
+from neucore_xl.runs.system import assemble
+from neucore_xl.training.engines.engine import Engine, resolve_device
+from neucore_xl.training.engines.strategy import Strategy, choose_strategy
+from neucore_xl.training.journal import Journal, RunLog
+from neucore_xl.training.loop import Hooks, TrainingPaused, TrainState, Validation, run_loop
 from neucore_xl.training.restart import engine_for, restore_randomness, saver, state_of
-from neucore_xl.training.strategy import Strategy, choose_strategy
+from neucore_xl.training.stream import Share, batch_order, training_stream, workers_for
 from neucore_xl.training.validate import check_labels, evaluate_split, headline
 
 
@@ -96,7 +95,7 @@ def train(
             _claim(folder, settings, world, stack)
         if stored is None:
             world.on_main(lambda: folder.write_vocabulary(assembled.vocabulary))
-        found = checkpoints.latest(folder.checkpoints, world)
+        found = find.latest(folder.checkpoints, world)
         state = state_of(found)
         if found is not None and state.best_step == state.step:
             # a kill may have come between the checkpoint and this mark
@@ -115,7 +114,7 @@ def train(
             )
 
         def newest() -> Path | None:
-            checkpoint = checkpoints.latest(folder.checkpoints) if world.is_main else None
+            checkpoint = find.latest(folder.checkpoints) if world.is_main else None
             return world.broadcast(checkpoint.path if checkpoint else None)
 
         stopping = Stopping(world, run_dir, settings.train.wall_minutes, started, together.signals)
@@ -151,7 +150,7 @@ def train(
                 stopping.obeyed(reason)
             raise
         journal.say(f"finished after {state.step} steps; best mean {state.best_value:.2f} at step {state.best_step}")
-        best = world.on_main(lambda: checkpoints.best(folder.checkpoints))
+        best = world.on_main(lambda: find.best(folder.checkpoints))
         metrics = dict(best.metrics) if best else {}
     return TrainSummary(folder.path, state.step, state.best_step, state.best_value, metrics)
 
@@ -177,7 +176,7 @@ def _claim(folder: RunFolder, settings: Settings, world: World, stack: ExitStack
 
 
 def _mark_best(folder: RunFolder, found: Checkpoint) -> None:
-    checkpoints.mark_best(folder.checkpoints, found.step, found.metrics)
+    mark_best(folder.checkpoints, found.step, found.metrics)
 
 
 def _facts(
@@ -210,3 +209,11 @@ def _announcement(settings: Settings, engine: Engine, split: str, triplets: int,
         f"({triplets} triplets), batch {settings.train.batch_size}, {engine.device} in {settings.train.precision}, "
         f"{trained / 1e6:.2f} of {whole / 1e6:.2f} M parameters trained"
     )
+
+
+_NAMES = len("world size")  # so that a log always holds the line `world size  N`
+
+
+def start_table(rows: Iterable[tuple[str, object]]) -> str:
+    """Rows of a name and a value as plain lines, the same in a terminal and a log."""
+    return "\n".join(f"{name:<{_NAMES}}  {value}" for name, value in rows)

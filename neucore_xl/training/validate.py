@@ -9,14 +9,13 @@ import torch
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.batches import Inputs
 from neucore_xl.data.triplets import Split
+from neucore_xl.encoding.collate import Collator
+from neucore_xl.encoding.scores import Forward, score_split
 from neucore_xl.errors import UserError
 from neucore_xl.evaluation import cirr, fashion_iq
 from neucore_xl.evaluation.result import Result
 from neucore_xl.models.composer import Composer
-from neucore_xl.parallel.together import ALONE
-from neucore_xl.parallel.world import World
-from neucore_xl.runs.collate import Collator
-from neucore_xl.runs.encode import Forward, score_split
+from neucore_xl.parallel.world import ALONE, World
 from neucore_xl.training.loop import Validation
 from neucore_xl.training.randomness import kept_random_state
 

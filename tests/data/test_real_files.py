@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from neucore_xl.data import published
 from neucore_xl.data.datasets import open_split
-from neucore_xl.data.doctor import examine
+from neucore_xl.data.doctor import statistics as published
+from neucore_xl.data.doctor.examine import examine
 
 GALLERIES = {"train": (11452, 19036, 16121), "val": (3817, 6346, 5373), "test": (3818, 6346, 5374)}
 

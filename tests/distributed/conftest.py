@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from neucore_xl.training.log import read_log
+from neucore_xl.training.journal import read_log
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 600  # seconds for a busy machine

@@ -79,7 +79,7 @@ def towers(tmp_path_factory) -> Path:
 def trained(request, towers, tmp_path_factory) -> tuple[str, Path, Path, Path]:
     """(layout, data, a run of neucore-xl, a run of text-only) on generated shapes."""
     from neucore_xl.config.load import load_settings
-    from neucore_xl.data.shapes.generate import generate
+    from neucore_xl.shapes.generate import generate
     from neucore_xl.training.run import train
 
     folder = tmp_path_factory.mktemp(request.param)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from neucore_xl.parallel.reports import Sign, hang_report, silence_report
-from neucore_xl.parallel.watchdog import lost_peers
+from neucore_xl.parallel.watchdog import Sign, hang_report, lost_peers, silence_report
 from neucore_xl.parallel.world import World
 
 

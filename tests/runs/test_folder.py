@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from neucore_xl import files
 from neucore_xl.config.load import load_file
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
 from neucore_xl.language.vocabulary import Vocabulary
-from neucore_xl.runs import files, folder
+from neucore_xl.runs import folder
 from neucore_xl.runs.environment import data_fingerprint, git_revision
 from neucore_xl.runs.folder import MAY_DIFFER, RunFolder, differences
 

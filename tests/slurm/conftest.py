@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from neucore_xl.training.log import read_log
+from neucore_xl.training.journal import read_log
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -234,7 +234,7 @@ def _no_job_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """144 training and 45 validation queries in CIRR's layout, beside a tiny model and an empty recipe."""
-    from neucore_xl.data.shapes.generate import generate
+    from neucore_xl.shapes.generate import generate
 
     root = tmp_path_factory.mktemp("shapes")
     generate(root / "data", layout="cirr", train=48, val=18, test=0, seed=0, size=32, workers=1)

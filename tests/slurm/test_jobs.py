@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from neucore_xl.data.prepare import read_sentences
 from neucore_xl.language.sequence_file import read_sequences
+from neucore_xl.prepare.sequences import read_sentences
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from neucore_xl.config.schema import LossSettings, Settings, TrainSettings
 from neucore_xl.data.batches import Batch, TextFeatures
 from neucore_xl.models.features import ComposerOutput, FeatureSet
 from neucore_xl.parallel.world import World
-from neucore_xl.training.engine import PlainEngine
+from neucore_xl.training.engines.engine import PlainEngine
 from neucore_xl.training.gradcache import cached_step
 from neucore_xl.training.losses import match_term, objective, with_row_terms
 
@@ -98,7 +98,7 @@ def test_dropout_is_the_same_in_both_passes(toy: Toy, batch_of: Callable[..., Ba
 
 
 def test_micro_batches_are_a_setting_of_a_whole_run(tiny: Callable[..., Settings], tmp_path: Any) -> None:
-    from neucore_xl.training.log import read_log
+    from neucore_xl.training.journal import read_log
     from neucore_xl.training.run import train
 
     quiet = ("model.dropout=0", "model.correction_dropout=0", "backbone.freeze=none", "train.steps=4")

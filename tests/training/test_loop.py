@@ -13,11 +13,9 @@ import torch
 from neucore_xl.config.schema import LossSettings, Settings, TrainSettings
 from neucore_xl.data.batches import Batch
 from neucore_xl.errors import UserError
-from neucore_xl.training.engine import PlainEngine, resolve_device
-from neucore_xl.training.errors import TrainingStopped
-from neucore_xl.training.journal import Journal
-from neucore_xl.training.log import RunLog, cut_log, read_log
-from neucore_xl.training.loop import Hooks, TrainState, Validation, run_loop
+from neucore_xl.training.engines.engine import PlainEngine, resolve_device
+from neucore_xl.training.journal import Journal, RunLog, cut_log, read_log
+from neucore_xl.training.loop import Hooks, TrainingStopped, TrainState, Validation, run_loop
 from neucore_xl.training.losses import objective
 from neucore_xl.training.randomness import kept_random_state, random_state, restore_random_state, seed_everything
 

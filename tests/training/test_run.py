@@ -20,10 +20,10 @@ from rich.console import Console
 
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
-from neucore_xl.runs import checkpoints
-from neucore_xl.runs.load import load_run
-from neucore_xl.training.errors import TrainingStopped
-from neucore_xl.training.log import read_log
+from neucore_xl.runs.system import load_run
+from neucore_xl.training import restart
+from neucore_xl.training.journal import read_log
+from neucore_xl.training.loop import TrainingStopped
 from neucore_xl.training.run import train
 
 Tiny = Callable[..., Settings]
@@ -74,7 +74,7 @@ def test_a_run_that_is_broken_off_goes_on_with_the_same_losses(
     settings = tiny("train.accumulate=2", "backbone.freeze={image: 1, text: 1}")
     train(settings, tmp_path / "whole")
 
-    real, calls = checkpoints.save_together, []
+    real, calls = restart.save_together, []
 
     def save_then_die(*args: Any, **kwargs: Any) -> Any:
         real(*args, **kwargs)
@@ -82,7 +82,7 @@ def test_a_run_that_is_broken_off_goes_on_with_the_same_losses(
         if len(calls) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "save_together", save_then_die)
+    monkeypatch.setattr(restart, "save_together", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         train(settings, tmp_path / "broken")
     assert [r["step"] for r in log_of(tmp_path / "broken")] == [1, 2, 3, 4]
@@ -124,7 +124,7 @@ def test_bf16_and_hard_negatives_run(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_weight_that_is_not_a_number_stops_the_run_and_names_the_batch(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neucore_xl.training.engine import PlainEngine
+    from neucore_xl.training.engines.engine import PlainEngine
 
     update, count = PlainEngine.update, []
 
@@ -195,7 +195,7 @@ def test_compile_wraps_the_forward_and_changes_no_loss(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With dynamo's ``eager`` backend: code generation takes minutes on a small machine and is torch's to test."""
-    from neucore_xl.training import engine
+    from neucore_xl.training.engines import engine
 
     compiled = []
 

@@ -47,3 +47,11 @@ class Writer(Protocol):
     def write(self, texts: Sequence[str]) -> Iterator[list[Answer]]:
         """Answers in finished portions, every text once, in any order; ``texts`` are distinct and not blank."""
         ...
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall-clock time that one portion of sentences took."""
+
+    sentences: int
+    seconds: float

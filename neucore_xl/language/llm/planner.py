@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from neucore_xl.config.schema import LanguageSettings
-from neucore_xl.language.clauses import ClausePlanner
 from neucore_xl.language.llm import check, wire
 from neucore_xl.language.llm.answers import Answer, Record, Writer
+from neucore_xl.language.planners.clauses import ClausePlanner
 from neucore_xl.language.sequence import FusionSequence
 from neucore_xl.language.spacy_pipeline import load_pipeline, pipeline_identity
 

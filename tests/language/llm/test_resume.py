@@ -19,11 +19,11 @@ from loopback import Loopback, serving
 from tiny import save_tiny
 
 from neucore_xl.cli import main
-from neucore_xl.data.prepare_llm import LlmOptions, stored_identity
 from neucore_xl.errors import UserError
 from neucore_xl.language.llm.prompt import load_prompt
 from neucore_xl.language.llm.store import Store
 from neucore_xl.language.sequence_file import read_sequences
+from neucore_xl.prepare.llm import LlmOptions, stored_identity
 
 WORKER = Path(__file__).resolve().parent / "asking_worker.py"
 CAPTIONS = {

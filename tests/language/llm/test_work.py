@@ -19,9 +19,8 @@ from rich.console import Console
 from neucore_xl.errors import UserError
 from neucore_xl.language.llm import work
 from neucore_xl.language.llm.answers import Record
-from neucore_xl.language.llm.progress import show_rates
 from neucore_xl.language.llm.store import Store
-from neucore_xl.language.llm.work import Shard, Stopped, merge, plan_pending, timed_records
+from neucore_xl.language.llm.work import Shard, Stopped, merge, plan_pending, show_rates, timed_records
 from neucore_xl.language.sequence import FusionSequence, Operation, Step
 from neucore_xl.language.sequence_file import read_sequences
 

@@ -1,0 +1,93 @@
+"""What the doctor collects from a folder in CIRR's format."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from neucore_xl.data import cirr
+from neucore_xl.data.doctor import rows_cirr as irregular_cirr
+from neucore_xl.data.doctor.report import Clash, Findings, SplitFacts, read_or_none
+from neucore_xl.data.doctor.statistics import CirrStatistics, cirr_statistics
+
+SPLITS = ("train", "val", "test1")
+LABELLED = ("train", "val")
+
+
+def collect(root: Path) -> Findings:
+    """Everything that the annotation files below ``root`` tell; no picture is looked for."""
+    findings = Findings()
+    there = {*cirr.splits_in(root), *(p.name.split(".")[2] for p in root.glob("image_splits/split.rc2.*.json"))}
+    statistics: dict[str, CirrStatistics] = {}
+    for split in (*SPLITS, *sorted(there - set(SPLITS))):
+        statistics[split] = _split(root, split, findings)
+    findings.cirr_statistics = statistics
+    return findings
+
+
+def _split(root: Path, split: str, findings: Findings) -> CirrStatistics:
+    needed = split in LABELLED
+    captions = cirr.captions_path(root, split)
+    raws = read_or_none(findings, root, captions, list, split, required=needed)
+    images = read_or_none(findings, root, cirr.image_map_path(root, split), dict, split, required=needed)
+    extended = cirr.extended_path(root, split)
+    auxiliary = read_or_none(findings, root, extended, list, split, required=False)
+
+    listed = _image_map(root, split, images, findings) if images is not None else None
+    rows: list[cirr.Row] | None = None
+    if raws is not None:
+        rows, malformed = irregular_cirr.parse_rows(raws, captions.name, split)
+        findings.irregular += malformed
+        findings.irregular += irregular_cirr.examine_rows(rows, split, listed, labelled=needed)
+        if needed and not raws:
+            findings.problems.append(f"{captions.relative_to(root)} holds no rows.")
+        if auxiliary is not None:
+            findings.irregular += irregular_cirr.examine_auxiliary(auxiliary, rows, split)
+    findings.splits.append(_facts(split, rows, raws, listed))
+    if needed:
+        findings.needed.update(_needed(split, rows or [], listed or {}))
+    return cirr_statistics(rows, None if listed is None else len(listed), auxiliary)
+
+
+def _image_map(root: Path, split: str, images: dict[str, Any], findings: Findings) -> dict[str, Path]:
+    where = cirr.image_map_path(root, split).relative_to(root)
+    bad = [name for name, path in images.items() if not isinstance(path, str)]
+    if bad:
+        findings.note(
+            split, f"{where}: the path of image {bad[0]} is not a text ({len(bad):,} such).", fatal=split in LABELLED
+        )
+    listed = {name: root / "img_raw" / path for name, path in images.items() if isinstance(path, str)}
+    findings.image_lists["", split] = tuple(listed)
+    findings.paths["", split] = listed
+    for path, count in Counter(listed.values()).items():
+        if count > 1:
+            names = tuple(name for name, other in listed.items() if other == path)
+            findings.clashes.append(Clash("one-file", f"{where}: {', '.join(names)} are one file", names))
+    for name, path in listed.items():
+        if path.stem != name:
+            findings.clashes.append(Clash("other-name", f"{where}: {name} lies in a file called {path.name}", (name,)))
+    return listed
+
+
+def _facts(
+    split: str, rows: list[cirr.Row] | None, raws: list[Any] | None, listed: dict[str, Path] | None
+) -> SplitFacts:
+    pairs = {name for row in rows or () for name in (row.reference, row.target) if name}
+    members = {name for row in rows or () for name in row.members}
+    unused = tuple(name for name in listed or () if rows is not None and name not in pairs)
+    return SplitFacts(
+        name=split,
+        rows=None if raws is None else len(raws),
+        with_target=None if rows is None else sum(row.target is not None for row in rows),
+        images=None if listed is None else len(listed),
+        images_in_no_row=unused,
+        images_in_no_subset=tuple(name for name in unused if name not in members),
+    )
+
+
+def _needed(split: str, rows: list[cirr.Row], listed: dict[str, Path]) -> set[str]:
+    """Images that a training opens: of train those of the pairs and subsets, of val the whole gallery."""
+    if split == "val":
+        return set(listed)
+    return {name for row in rows for name in (row.reference, row.target, *row.members) if name}

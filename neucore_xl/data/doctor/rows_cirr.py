@@ -1,0 +1,214 @@
+"""Irregular rows of CIRR rc2 annotations: captions, subsets and ranks, soft labels, auxiliary answers."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from neucore_xl.data.cirr import Row, parse_row
+from neucore_xl.data.doctor.kinds import Irregular, caption_kinds, shorten, text_kinds
+from neucore_xl.errors import UserError
+
+# The nine pairs of a subset by rank (figures 6 and 7 of the CIRR paper): a closed loop, and three more from the first.
+LOOP = ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0))
+RANK_PAIRS = frozenset((*LOOP, (0, 2), (0, 3), (0, 4)))
+QUESTIONS = ("0", "1", "2", "3")
+
+_CODE = re.compile(r"\[(c|cr0|cr1)\] \S.*")
+_CODE_LIKE = re.compile(r"\s*(\[|c[r0-9]*\d\b|c\]|cr\b)")
+
+
+def parse_rows(raws: Sequence[Any], file: str, split: str) -> tuple[list[Row], list[Irregular]]:
+    """The rows that can be read, and one ``row-malformed`` for each that cannot."""
+    rows, found = [], []
+    for number, raw in enumerate(raws):
+        try:
+            rows.append(parse_row(raw, f"{file}, row {number}"))
+        except UserError as error:
+            id = str(raw.get("pairid", f"row {number}")) if isinstance(raw, dict) else f"row {number}"
+            found.append(Irregular("row-malformed", id, split, str(error)))
+    return rows, found
+
+
+def examine_rows(rows: Sequence[Row], split: str, listed: Collection[str] | None, labelled: bool) -> list[Irregular]:
+    """Every irregularity of the rows of one caption file.
+
+    ``listed``: names of the split file, None where there is none; ``labelled``: the split must have targets.
+    """
+    found = []
+    ids = Counter(row.id for row in rows)
+    queries = Counter((row.reference, _folded(row)) for row in rows)
+    pairs = Counter((row.reference, row.target) for row in rows if row.target)
+    exact = Counter((row.reference, row.target, _folded(row)) for row in rows if row.target)
+    for row in rows:
+        kinds = [*_text(row), *_images(row, listed), *_subset(row), *_ranks(row), *_soft(row, listed)]
+        if row.target is None and labelled:
+            kinds.append(("target-missing", ""))
+        if ids[row.id] > 1:
+            kinds.append(("id-repeated", f"{ids[row.id]} rows"))
+        if row.target and exact[row.reference, row.target, _folded(row)] > 1:
+            kinds.append(("row-repeated", shorten(row.caption)))
+        elif row.target and pairs[row.reference, row.target] > 1:
+            kinds.append(("pair-repeated", f"{row.reference} → {row.target}"))
+        elif queries[row.reference, _folded(row)] > 1:
+            kinds.append(("query-repeated", shorten(row.caption)))
+        found += [Irregular(kind, row.id, split, detail) for kind, detail in kinds]
+    return found + list(_across_subset(rows, split))
+
+
+def _folded(row: Row) -> str:
+    return " ".join(row.caption.casefold().split())
+
+
+def _text(row: Row) -> Iterator[tuple[str, str]]:
+    if not row.caption.strip():
+        yield "text-empty" if row.target else "text-empty-unlabelled", shorten(row.caption)
+    else:
+        for kind in caption_kinds(row.caption):
+            yield kind, shorten(row.caption)
+
+
+def _images(row: Row, listed: Collection[str] | None) -> Iterator[tuple[str, str]]:
+    if row.target == row.reference:
+        yield "target-is-reference", row.reference
+    if listed is None:
+        return
+    if row.reference not in listed:
+        yield "reference-not-listed", row.reference
+    if row.target and row.target not in listed:
+        yield "target-not-listed", row.target
+    for name in dict.fromkeys(row.members):
+        if name not in listed:
+            yield "member-not-listed", name
+
+
+def _subset(row: Row) -> Iterator[tuple[str, str]]:
+    if len(row.members) != 6:
+        yield "members-not-six", f"{len(row.members)} members"
+    for name, count in Counter(row.members).items():
+        if count > 1:
+            yield "members-repeated", f"{name}, {count} times"
+    if not row.set_id:
+        yield "set-id-missing", ""
+    if row.reference not in row.members:
+        yield "reference-not-member", row.reference
+    if row.target and row.target not in row.members:
+        yield "target-not-member", row.target
+
+
+def _ranks(row: Row) -> Iterator[tuple[str, str]]:
+    ranks = [row.reference_rank, *([row.target_rank] if row.target else [])]
+    if None in ranks:
+        yield "rank-missing", ""
+        return
+    odd = [r for r in ranks if not isinstance(r, int) or not 0 <= r <= 5]
+    if odd:
+        yield "rank-out-of-range", f"rank {odd[0]}"
+    elif row.target and tuple(ranks) not in RANK_PAIRS:
+        yield "rank-pair-unknown", f"ranks {tuple(ranks)}"
+
+
+def _soft(row: Row, listed: Collection[str] | None) -> Iterator[tuple[str, str]]:
+    if row.target is None:
+        return
+    if not row.target_soft:
+        yield "soft-missing", ""
+        return
+    if row.target not in row.target_soft:
+        yield "soft-without-hard", f"{row.target} not among {', '.join(row.target_soft)}"
+    elif row.target_soft[row.target] != 1.0:
+        yield "soft-hard-below-one", f"{row.target}: {row.target_soft[row.target]}"
+    if row.reference in row.target_soft:
+        yield "soft-names-reference", f"{row.reference}: {row.target_soft[row.reference]}"
+    outside = [f"{name}: {value}" for name, value in row.target_soft.items() if name not in row.members]
+    if outside:
+        yield "soft-outside-subset", ", ".join(outside)
+    absent = [name for name in row.target_soft if listed is not None and name not in listed]
+    if absent:
+        yield "soft-not-listed", ", ".join(absent)
+    odd = [f"{name}: {value}" for name, value in row.target_soft.items() if value not in (1.0, 0.5, -1.0)]
+    if odd:
+        yield "soft-odd-value", ", ".join(odd)
+
+
+def _across_subset(rows: Sequence[Row], split: str) -> Iterator[Irregular]:
+    """What only shows when the rows of one subset are laid side by side."""
+    subsets: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.set_id:
+            subsets[row.set_id].append(row)
+    for set_id, group in subsets.items():
+        ranks_of: dict[str, set[Any]] = defaultdict(set)
+        images_of: dict[Any, set[str]] = defaultdict(set)
+        for name, rank in (placed for row in group for placed in _placed(row)):
+            ranks_of[name].add(rank)
+            images_of[rank].add(name)
+        joined = Counter((row.reference_rank, row.target_rank) for row in group if row.target)
+        members = Counter(frozenset(row.members) for row in group)
+        for row in group:
+            if len(members) > 1:
+                yield Irregular("members-differ", row.id, split, f"set {set_id}")
+            pair = (row.reference_rank, row.target_rank)
+            if row.target and None not in pair and joined[pair] > 1:
+                yield Irregular("rank-pair-repeated", row.id, split, f"set {set_id}, ranks {pair}")
+            for name, rank in _placed(row):
+                if len(ranks_of[name]) > 1 or len(images_of[rank]) > 1:
+                    yield Irregular("rank-conflict", row.id, split, f"set {set_id}, {name} at rank {rank}")
+
+
+def _placed(row: Row) -> list[tuple[str, Any]]:
+    """The images of the row whose rank it states."""
+    stated = [(row.reference, row.reference_rank), *([(row.target, row.target_rank)] if row.target else [])]
+    return [(name, rank) for name, rank in stated if rank is not None]
+
+
+def examine_auxiliary(raws: Sequence[Any], rows: Sequence[Row], split: str) -> list[Irregular]:
+    """Every irregularity of an auxiliary file, and of its relation to the caption file."""
+    main = {row.id: row for row in rows}
+    found: list[Irregular] = []
+    seen: Counter[str] = Counter()
+    for number, raw in enumerate(raws):
+        if not isinstance(raw, dict) or "pairid" not in raw or not isinstance(raw.get("caption_extend", {}), dict):
+            found.append(Irregular("aux-row-malformed", f"row {number}", split, shorten(raw)))
+            continue
+        id = str(raw["pairid"])
+        seen[id] += 1
+        kinds: list[tuple[str, str]] = []
+        if seen[id] == 2:
+            kinds.append(("aux-row-repeated", ""))
+        if id not in main:
+            kinds.append(("aux-row-extra", ""))
+        else:
+            kinds += _mismatch(raw, main[id])
+        kinds += _answers(raw.get("caption_extend", {}), main[id].caption if id in main else None)
+        found += [Irregular(kind, id, split, detail) for kind, detail in kinds]
+    return found + [Irregular("aux-row-missing", id, split) for id in main if not seen[id]]
+
+
+def _mismatch(raw: dict[str, Any], row: Row) -> Iterator[tuple[str, str]]:
+    for field, value in (("reference", row.reference), ("target_hard", row.target)):
+        if raw.get(field) != value:
+            yield "aux-mismatch", f"{field}: {raw.get(field)} here, {value} in the caption file"
+
+
+def _answers(answers: dict[str, Any], caption: str | None) -> Iterator[tuple[str, str]]:
+    for question in QUESTIONS:
+        if question not in answers:
+            yield "aux-question-missing", f"question {question}"
+    for question, answer in answers.items():
+        detail = f"question {question}: {shorten(answer)}"
+        if question not in QUESTIONS:
+            yield "aux-question-extra", detail
+        if not isinstance(answer, str):
+            yield "aux-not-text", detail
+        elif not answer.strip():
+            yield "aux-empty", detail
+        elif not _CODE.fullmatch(answer):
+            if _CODE_LIKE.match(answer):
+                yield "aux-code-unknown", detail
+            for ending in text_kinds(answer):
+                yield f"aux-{ending}", detail
+            if caption is not None and answer.casefold().split() == caption.casefold().split():
+                yield "aux-same-as-caption", detail

@@ -1,0 +1,1 @@
+"""From names and sentences to features and scores."""

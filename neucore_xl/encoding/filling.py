@@ -1,0 +1,109 @@
+"""Several processes fill one store: who computes what, under which lock, and what becomes of folders that differ."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import filelock
+import numpy as np
+
+from neucore_xl import files
+from neucore_xl.parallel.world import World, in_step
+
+if TYPE_CHECKING:
+    from neucore_xl.encoding.store import Store
+
+log = logging.getLogger(__name__)
+
+SHARD_BYTES = 1 << 29  # a killed first pass loses at most this much work of a process
+
+Encode = Callable[[list[str]], Iterator[tuple[list[str], Any]]]
+Join = Callable[[list[Any]], dict[str, np.ndarray]]
+
+
+def fill(store: Store, keys: Sequence[str], encode: Encode, join: Join, world: World, batch: int) -> int:
+    """Store the missing ``keys``; returns how many there were. The arguments are those of ``FeatureCache.fill_images``.
+
+    Every rank computes a share while rank 0 holds the lock. What a rank does not find afterwards (its node has a cache
+    folder of its own) that node computes for itself. ``join`` makes one shard's arrays of several chunks' features.
+    """
+    if not world.any_of(int(bool(store.missing(keys)))):
+        return 0
+    with world.agreed(), files.disk_errors("creating the feature cache", store.folder):
+        store.folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        in_step(world, _take(store, held if world.is_main else None))
+        wanted = world.broadcast(_positions(store, keys))
+        own = [keys[i] for i in _share(wanted, batch, world)]
+        written: list[str] = []
+        in_step(world, _compute(store, store.missing(own), encode, join, written))
+        store.refresh(name for names in world.gather(written) for name in names)
+    unseen = bool(store.missing(keys))
+    if world.any_of(int(unseen)):
+        in_step(world, _compute_alone(store, keys if unseen else (), encode, join))
+    return len(wanted)
+
+
+def _positions(store: Store, keys: Sequence[str]) -> list[int]:
+    """Where the missing ones of ``keys`` stand, each once. Ranks of other nodes may name the same file otherwise."""
+    missing = set(store.missing(keys))
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}
+    return sorted(i for key, i in first.items() if key in missing)
+
+
+def _share(wanted: Sequence[int], batch: int, world: World) -> list[int]:
+    """This rank's part of ``wanted``: neighbouring runs of ``batch``, as many as the others have, give or take one."""
+    runs = -(-len(wanted) // batch)
+    first, last = (runs * r // world.world_size * batch for r in (world.rank, world.rank + 1))
+    return list(wanted[first:last])
+
+
+def _take(store: Store, held: ExitStack | None) -> Generator[None, None, None]:
+    """Take the store's lock and look at what is there; yields while another run has it. Nothing without ``held``."""
+    said = held is None
+    while held is not None:
+        try:
+            with files.disk_errors("locking the feature cache", store.folder):
+                held.enter_context(files.locked(store.folder / "lock", wait=False))
+        except filelock.Timeout:
+            if not said:
+                log.warning("feature cache: waiting for another run that fills %s", store.folder)
+            said = True
+            yield
+            time.sleep(0.1)
+            continue
+        store.refresh()  # the run that was waited for may have computed them
+        store.sweep()
+        return
+
+
+def _compute(
+    store: Store, missing: list[str], encode: Encode, join: Join, written: list[str]
+) -> Generator[None, None, None]:
+    """Encode ``missing`` and append shards, whose names go to ``written``; yields after every chunk."""
+    names: list[str] = []
+    parts: list[Any] = []
+    size = 0
+    for chunk, features in encode(missing) if missing else ():
+        names += chunk
+        parts.append(features)
+        size += sum(t.nbytes for t in vars(features).values())
+        if size >= SHARD_BYTES:
+            written.append(store.append(names, join(parts)))
+            names, parts, size = [], [], 0
+        yield
+    if names:
+        written.append(store.append(names, join(parts)))
+
+
+def _compute_alone(store: Store, keys: Sequence[str], encode: Encode, join: Join) -> Generator[None, None, None]:
+    """All missing ``keys`` under the lock, as a process without others does it; nothing without keys."""
+    if not keys:
+        return
+    with ExitStack() as held:
+        yield from _take(store, held)
+        yield from _compute(store, store.missing(keys), encode, join, [])

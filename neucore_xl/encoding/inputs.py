@@ -1,0 +1,269 @@
+"""From names and sentences to what a model takes: pixels and token ids, or the stored features of frozen towers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neucore_xl.config.schema import Settings
+from neucore_xl.data.batches import ImageFeatures, ImageInput, Inputs, TextFeatures, TextInput
+from neucore_xl.data.triplets import Split
+from neucore_xl.encoding.cache import FeatureCache, cache_root, image_key
+from neucore_xl.errors import UserError
+from neucore_xl.models.backbone import Backbone
+from neucore_xl.parallel.world import ALONE, World
+from neucore_xl.progress import track
+
+
+class PixelInputs:
+    """Decode and tokenise: nothing is stored. Picklable, so that loader workers can hold it."""
+
+    def __init__(
+        self,
+        paths: Mapping[str, Path],
+        transform: Callable[[Any], Tensor],
+        tokenizer: Callable[[list[str]], Tensor],
+    ) -> None:
+        self.paths = dict(paths)
+        self.transform = transform
+        self.tokenizer = tokenizer
+
+    def images(self, names: Sequence[str]) -> Tensor:
+        """Pixels [U, 3, H, W], preprocessed. Raises ``UserError`` naming the file that cannot be decoded."""
+        from neucore_xl.data.images import load_rgb
+
+        return torch.stack([self.transform(load_rgb(self.path(name))) for name in names])
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Token ids [B, L] int64."""
+        return self.tokenizer(list(texts))
+
+    def path(self, name: str) -> Path:
+        """Where image ``name`` lies; raises ``UserError`` for a name of no split."""
+        try:
+            return self.paths[name]
+        except KeyError:
+            raise UserError(f"image {name!r} occurs in no image_splits file of the data that was opened.") from None
+
+
+class CachedInputs:
+    """Features of frozen towers by name, and ``pixels`` for the tower that is trained (if any).
+
+    ``keys`` maps an image name to its identity in the cache. ``cache_images``/``cache_texts`` say which side is
+    stored. Picklable; memory maps are reopened lazily in every process.
+    """
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        pixels: PixelInputs,
+        keys: Mapping[str, str],
+        *,
+        cache_images: bool = True,
+        cache_texts: bool = True,
+    ) -> None:
+        self.cache = cache
+        self.pixels = pixels
+        self.keys = dict(keys)
+        self.cache_images = cache_images
+        self.cache_texts = cache_texts
+
+    def images(self, names: Sequence[str]) -> ImageInput:
+        """Stored ``ImageFeatures`` of U rows, or pixels [U, 3, H, W] where the image tower is trained.
+
+        Raises ``KeyError`` for an image that was not announced when the cache was filled.
+        """
+        if not self.cache_images:
+            return self.pixels.images(names)
+        try:
+            return self.cache.image_rows([self.keys[name] for name in names])
+        except KeyError as error:
+            raise KeyError(f"image {error} was not announced when the feature cache was filled") from None
+
+    def texts(self, texts: Sequence[str]) -> TextInput:
+        """Stored ``TextFeatures`` of B rows, or token ids [B, L] where the text tower is trained.
+
+        Raises ``KeyError`` for a text that was not announced when the cache was filled.
+        """
+        if not self.cache_texts:
+            return self.pixels.texts(texts)
+        try:
+            return self.cache.text_rows(list(texts))
+        except KeyError as error:
+            raise KeyError(f"text {error} was not announced when the feature cache was filled") from None
+
+
+def image_paths(splits: Sequence[Split]) -> dict[str, Path]:
+    """Name to path over all images of ``splits``; raises ``UserError`` if one name means two files."""
+    paths: dict[str, Path] = {}
+    for split in splits:
+        for gallery in split.galleries.values():
+            for name, path in gallery.paths.items():
+                if paths.setdefault(name, path) != path:
+                    raise UserError(
+                        f"image name {name!r} means two files, {paths[name]} and {path}: rename one of them."
+                    )
+    return paths
+
+
+def make_inputs(
+    settings: Settings,
+    backbone: Backbone,
+    splits: Sequence[Split],
+    extra_texts: Sequence[str] = (),
+    *,
+    without_gallery: Collection[str] = (),
+    world: World = ALONE,
+) -> Inputs:
+    """Inputs over the images and sentences of ``splits`` and ``extra_texts`` (phrases and concept names).
+
+    Frozen towers are computed now, as far as the cache lacks them, on ``settings.train.device``. Of splits named in
+    ``without_gallery`` only the images of triplets are: a training split is not ranked, and its gallery is large.
+    All ranks of ``world`` call it alike and share the work; it runs the bare backbone, so before ZeRO-3 shards it.
+    """
+    with world.agreed():
+        transform = backbone.transform(settings.data.target_pad)
+        pixels = PixelInputs(image_paths(splits), transform, backbone.tokenizer)
+        cache_images, cache_texts = backbone.image_frozen, backbone.text_frozen
+        if not settings.train.cache_features:
+            cache_images = cache_texts = False
+        device = pick_device(settings.train.device)
+        keys: dict[str, str] = {}
+        if cache_images:
+            names = [name for split in splits for name in needed_images(split, split.name not in without_gallery)]
+            keys = {name: image_key(pixels.path(name)) for name in dict.fromkeys(names)}
+    if not (cache_images or cache_texts):
+        return pixels
+    cache = FeatureCache(
+        cache_root(settings.train) / "features",
+        image_tower=backbone.fingerprint("image") if cache_images else "",
+        transform=transform.fingerprint(),
+        text_tower=backbone.fingerprint("text") if cache_texts else "",
+    )
+    size = settings.evaluation.batch_size
+    if cache_images:
+        by_key = {key: name for name, key in keys.items()}
+        cache.fill_images(
+            list(keys.values()),
+            lambda missing: _encode_images(
+                backbone, pixels, missing, by_key, size, settings.data.workers, device, world.is_main
+            ),
+            world=world,
+            batch=size,
+        )
+    if cache_texts:
+        texts = [t.text for split in splits for t in split.triplets]
+        cache.fill_texts(
+            ["", *texts, *extra_texts],
+            lambda missing: _encode_texts(backbone, missing, size, device, world.is_main),
+            world=world,
+            batch=size,
+        )
+    return CachedInputs(cache, pixels, keys, cache_images=cache_images, cache_texts=cache_texts)
+
+
+def needed_images(split: Split, gallery: bool) -> tuple[str, ...]:
+    """All images of ``split``, or those of its triplets alone, in first-seen order."""
+    if gallery:
+        return split.image_names
+    named = ((t.reference, *((t.target,) if t.target else ()), *t.subset) for t in split.triplets)
+    return tuple(dict.fromkeys(name for names in named for name in names))
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the current GPU where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device is cuda, but torch sees no GPU here: use train.device=auto or cpu.")
+    return torch.device(name)
+
+
+class _Chunks(torch.utils.data.Dataset):
+    """One image per item; an unreadable file is returned as its error, since a worker would wrap it in a trace."""
+
+    def __init__(self, pixels: PixelInputs, names: Sequence[str]) -> None:
+        self.pixels = pixels
+        self.names = list(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Tensor | UserError:
+        try:
+            return self.pixels.images([self.names[index]])[0]
+        except UserError as error:
+            return error
+
+
+def _stack_or_error(items: list[Tensor | UserError]) -> Tensor | UserError:
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+    return torch.stack([i for i in items if isinstance(i, Tensor)])
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)  # threads of several decoders would fight over the cores
+
+
+def _encode_images(
+    backbone: Backbone,
+    pixels: PixelInputs,
+    keys: list[str],
+    by_key: Mapping[str, str],
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    shown: bool,
+) -> Iterator[tuple[list[str], ImageFeatures]]:
+    loader = torch.utils.data.DataLoader(
+        _Chunks(pixels, [by_key[key] for key in keys]),
+        batch_size=batch_size,
+        num_workers=workers if len(keys) > batch_size else 0,
+        collate_fn=_stack_or_error,
+        worker_init_fn=_one_thread,
+    )
+    done = 0
+    with _on_device(backbone, device), track("image features", len(keys), shown=shown) as advance:
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            with torch.no_grad():
+                features = backbone.encode_images(batch.to(device))
+            yield keys[done : done + len(batch)], ImageFeatures(features.tokens.cpu(), features.pooled.cpu())
+            done += len(batch)
+            advance(len(batch))
+
+
+def _encode_texts(
+    backbone: Backbone, texts: list[str], batch_size: int, device: torch.device, shown: bool
+) -> Iterator[tuple[list[str], TextFeatures]]:
+    with _on_device(backbone, device), track("text features", len(texts), shown=shown) as advance:
+        for start in range(0, len(texts), batch_size):
+            chunk = texts[start : start + batch_size]
+            with torch.no_grad():
+                f = backbone.encode_texts(backbone.tokenizer(chunk).to(device))
+            yield chunk, TextFeatures(f.words.cpu(), f.pooled.cpu(), f.mask.cpu())
+            advance(len(chunk))
+
+
+class _on_device:
+    """The backbone in evaluation mode on ``device``, put back as it was at the end."""
+
+    def __init__(self, backbone: Backbone, device: torch.device) -> None:
+        self.backbone = backbone
+        self.device = device
+
+    def __enter__(self) -> None:
+        parameter = next(self.backbone.parameters(), None)
+        self.home = parameter.device if parameter is not None else self.device
+        self.training = self.backbone.training
+        self.backbone.to(self.device).eval()
+
+    def __exit__(self, *exc: Any) -> None:
+        self.backbone.to(self.home).train(self.training)

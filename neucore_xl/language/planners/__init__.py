@@ -1,0 +1,1 @@
+"""Planners of fusion sequences that need no language model."""

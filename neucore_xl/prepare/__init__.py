@@ -1,0 +1,1 @@
+"""Sentences of a dataset become sequence files, concept lists and their scores."""

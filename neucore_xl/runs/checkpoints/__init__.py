@@ -1,0 +1,1 @@
+"""Checkpoints: written whole, found, checked, restored, converted."""

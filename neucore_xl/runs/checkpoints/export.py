@@ -1,0 +1,149 @@
+"""A trained model as files for elsewhere: one safetensors file with all it takes to load it, and its CLIP alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor
+
+from neucore_xl import __version__, files
+from neucore_xl.config.load import dump_yaml, validate
+from neucore_xl.config.schema import Settings
+from neucore_xl.errors import UserError
+from neucore_xl.language.vocabulary import Vocabulary
+from neucore_xl.models.backbone import Backbone
+from neucore_xl.models.lora import merged_state
+from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Identity, write_weights
+
+FORMAT = "neucore-xl export 1"
+
+
+@dataclass(frozen=True)
+class ExportedCheckpoint(Checkpoint):
+    """The checkpoint inside an exported file: ``path`` is the file."""
+
+    def verify(self, names: Any = None) -> list[str]:
+        try:
+            self.weights()
+        except UserError as error:
+            return [str(error)]
+        return []
+
+    def weights(self) -> dict[str, Tensor]:
+        try:
+            return safetensors.torch.load_file(self.path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise UserError(f"{self.path} is damaged ({error}): export it again.") from error
+
+
+class ExportedRun:
+    """An exported file in the place of a run folder: its settings, its vocabulary and its one checkpoint."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                header = file.metadata() or {}
+        except (OSError, safetensors.SafetensorError) as error:
+            raise UserError(f"{self.path} cannot be read as an exported model ({error}).") from error
+        if header.get("format") != FORMAT:
+            raise UserError(
+                f"{self.path} is no exported model: make one with `neucore-xl checkpoint export RUN --out FILE`."
+            )
+        self._header = header
+
+    def settings(self) -> Settings:
+        """The settings that the run was trained with."""
+        return validate(yaml.safe_load(self._header["config"]))
+
+    def vocabulary(self) -> Vocabulary:
+        """The concepts of the training split."""
+        return Vocabulary.from_json(json.loads(self._header["vocabulary"]), source=str(self.path))
+
+    def checkpoint(self) -> ExportedCheckpoint:
+        """The exported weights."""
+        h = self._header
+        return ExportedCheckpoint(
+            self.path, int(h["step"]), Identity(**json.loads(h["identity"])), json.loads(h["metrics"]), {"files": {}}
+        )
+
+
+def export_weights(
+    checkpoint: Checkpoint, settings: Settings, vocabulary: Vocabulary, out: Path, *, force: bool = False
+) -> int:
+    """Write what training changed, in fp32 and in one piece, to ``out``; returns the number of tensors.
+
+    The header of the file (string to string) holds ``format``, ``version``, ``step``, ``row``, ``backbone`` (the
+    fingerprint of the frozen weights), ``identity``, ``metrics``, ``config`` (YAML), ``config_sha256`` and
+    ``vocabulary``. Raises ``UserError``: ``out`` exists and ``force`` is not set, or the disk refuses it.
+    """
+    config = dump_yaml(settings)
+    metadata = {
+        "format": FORMAT,
+        "version": __version__,
+        "step": str(checkpoint.step),
+        "row": checkpoint.identity.row,
+        "backbone": checkpoint.identity.backbone,
+        "identity": json.dumps(asdict(checkpoint.identity)),
+        "metrics": json.dumps(dict(checkpoint.metrics)),
+        "config": config,
+        "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
+        "vocabulary": json.dumps(vocabulary.to_json()),
+    }
+    weights = checkpoint.weights()
+    _write(weights, out, metadata, force)
+    return len(weights)
+
+
+def export_clip(backbone: Backbone, out: Path, *, force: bool = False) -> int:
+    """Write the CLIP of a loaded backbone, frozen towers included, to ``out`` (``.safetensors`` or ``.pt``).
+
+    ``open_clip.create_model(name, pretrained=str(out))`` loads it without this package. Adapters are added to the
+    weights they adapt. Raises ``UserError`` for a model whose parts are not all there (CoCa's captioner was taken
+    off), an existing ``out`` without ``force``, and a disk that refuses it.
+    """
+    if hasattr(backbone.clip, "text_decoder"):
+        raise UserError("a CoCa model was trained without its captioner: its CLIP part cannot be exported.")
+    state = merged_state(backbone)
+    for name in ("logit_scale", "logit_bias"):
+        if name in state:
+            state[name] = state[name].reshape(())  # as open_clip builds them, not as DeepSpeed needs them
+    _write(state, out, {"format": "pt"}, force)
+    return len(state)
+
+
+def check_out(out: Path, *, force: bool = False) -> None:
+    """Raise ``UserError`` for a file that exists (without ``force``) or a folder that is not there."""
+    if out.exists() and not force:
+        raise UserError(f"{out} exists: choose another name, or give --force to replace it.")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent} is no folder: make it first.")
+    if out.suffix not in (".safetensors", ".pt"):
+        raise UserError(f"{out} must end in .safetensors (or, for a CLIP, .pt).")
+
+
+def _write(tensors: dict[str, Tensor], out: Path, metadata: dict[str, str], force: bool) -> None:
+    check_out(out, force=force)
+    with (
+        files.disk_errors("exporting", out.parent),
+        tempfile.TemporaryDirectory(prefix=files.TEMPORARY, dir=out.parent) as folder,
+    ):
+        temporary = Path(folder) / out.name
+        if out.suffix == ".pt":
+            with files.plain_writer(temporary) as file:
+                torch.save({k: v.detach().cpu().clone() for k, v in tensors.items()}, file)  # type: ignore[arg-type]
+        else:
+            write_weights(tensors, Path(folder), out.name, metadata)
+        files.sync_file(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(out)
+    files.sync_folder(out.parent)

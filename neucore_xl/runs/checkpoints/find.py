@@ -1,0 +1,177 @@
+"""Checkpoints that are complete or absent, know what they belong to, and notice when they were damaged.
+
+Layout: ``checkpoints/step-00000500/{model.safetensors, training.pt, manifest.json}``, of a DeepSpeed run ``zero/``
+in place of ``model.safetensors``, with several processes ``rank-00000.pt …``; beside them the pointers
+``latest.json`` and ``best.json``, replaced last. Frozen tower weights are not stored, their fingerprint is
+(``Identity.backbone``) and is compared when the checkpoint is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+
+from neucore_xl.errors import UserError
+from neucore_xl.parallel.world import World
+from neucore_xl.runs.checkpoints import checkpoint as manifest
+from neucore_xl.runs.checkpoints.checkpoint import (
+    Checkpoint,
+    Identity,
+)
+from neucore_xl.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+_STEP = re.compile(r"step-(\d{8,})")
+
+
+def latest(folder: Path, world: World | None = None) -> Checkpoint | None:
+    """The newest whole checkpoint, or None if there is none; a damaged newer one is named in a warning.
+
+    With ``world``, which every rank then gives, the files are shared out for checking and all get the same answer.
+    """
+    world = world or World()
+    for path in world.on_main(lambda: folders(folder)):
+        checkpoint = _whole(path, world)
+        if isinstance(checkpoint, Checkpoint):
+            return checkpoint
+        if world.is_main:
+            log.warning("checkpoint %s is damaged (%s); taking the one before it", path, checkpoint)
+    return None
+
+
+def folders(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    found = [p for p in folder.glob("step-*") if _STEP.fullmatch(p.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda p: int(p.name[5:]), reverse=True)
+
+
+def best(folder: Path) -> Checkpoint | None:
+    """The checkpoint that ``best.json`` names, or None without one; raises ``UserError`` if it is damaged."""
+    return _pointed(folder, "best")
+
+
+def at_step(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of ``step``; raises ``UserError`` listing the steps that exist, or saying what is damaged."""
+    path = folder / f"step-{step:08d}"
+    if not path.is_dir():
+        steps = ", ".join(str(int(p.name[5:])) for p in reversed(folders(folder))) or "none"
+        raise UserError(f"no checkpoint of step {step} in {folder}; there are: {steps}.")
+    return _whole_or_error(path)
+
+
+def check_identity(checkpoint: Checkpoint, expected: Identity) -> None:
+    """Raise ``UserError`` if the checkpoint is of another model, vocabulary or backbone than ``expected``."""
+    found = checkpoint.identity
+    if found.row != expected.row:
+        raise UserError(
+            f"checkpoint {checkpoint.path} is of model {found.row!r}, but model.name is {expected.row!r}: "
+            "give the run of that model or set model.name to it."
+        )
+    if found.vocabulary != expected.vocabulary:
+        raise UserError(
+            f"checkpoint {checkpoint.path} was trained with another vocabulary ({found.vocabulary[:12]}) than the "
+            f"one given ({expected.vocabulary[:12]}): use the vocabulary.json of its own run."
+        )
+    if found.backbone != expected.backbone:
+        raise UserError(
+            f"backbone differs: checkpoint {checkpoint.path} stands on frozen weights {found.backbone[:12]}, the "
+            f"settings give {expected.backbone[:12]}: check backbone.name, backbone.config and backbone.pretrained."
+        )
+
+
+def _whole(path: Path, world: World | None = None) -> Checkpoint | str:
+    world = world or World()
+    found = world.on_main(lambda: _readable(path))
+    if isinstance(found, str):
+        return found
+    own = list(found.manifest["files"])[world.rank :: world.world_size]
+    try:
+        problems = found.verify(own)
+    except manifest.UNREADABLE as error:
+        problems = [f"it cannot be checked: {error}"]
+    problems = [problem for part in world.gather(problems) for problem in part]
+    return "; ".join(problems) if problems else found
+
+
+def _readable(path: Path) -> Checkpoint | str:
+    try:
+        found = manifest.read(path)
+        found.verify([])
+        return found
+    except manifest.UNREADABLE as error:
+        return f"its manifest cannot be read: {error}"
+
+
+def _whole_or_error(path: Path) -> Checkpoint:
+    checkpoint = _whole(path)
+    if isinstance(checkpoint, str):
+        raise UserError(f"checkpoint {path} is damaged ({checkpoint}): use another one of its run.")
+    return checkpoint
+
+
+def _pointed(folder: Path, name: str) -> Checkpoint | None:
+    pointer = folder / f"{name}.json"
+    if not pointer.is_file():
+        return None
+    try:
+        path = folder / str(json.loads(pointer.read_text(encoding="utf-8"))["path"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{pointer} is damaged: choose a checkpoint of {folder} by its step.") from error
+    return _whole_or_error(path)
+
+
+def find_checkpoint(folder: RunFolder, which: str) -> Checkpoint:
+    """``best`` (the last one if no validation has chosen yet), ``last``, or a step number as text."""
+    if which.isdigit():
+        return at_step(folder.checkpoints, int(which))
+    if which not in ("best", "last"):
+        raise UserError(f"unknown checkpoint {which!r}: best, last or a step number.")
+    found = best(folder.checkpoints) if which == "best" else None
+    found = found or latest(folder.checkpoints)
+    if found is None:
+        raise UserError(f"run {folder.path} has no usable checkpoint yet: train it until its first checkpoint.")
+    return found
+
+
+def paths_of(where: Path) -> list[Path]:
+    """The checkpoint folder ``where``, or those of the run ``where``, oldest first; ``UserError`` if there is none."""
+    if _is_checkpoint(where):
+        return [where]
+    found = folders(where / "checkpoints")[::-1]
+    if not found:
+        raise UserError(f"{where} is neither a checkpoint (step-…) nor a run folder with checkpoints.")
+    return found
+
+
+def readable(path: Path) -> Checkpoint | str:
+    """The checkpoint at ``path``, its files unread, or why its manifest cannot be read."""
+    try:
+        return manifest.read(path)
+    except manifest.UNREADABLE as error:
+        return f"its manifest cannot be read: {error}"
+
+
+def problems_of(path: Path) -> list[str]:
+    """What is damaged at ``path``, one sentence a file; empty when whole."""
+    found = readable(path)
+    if isinstance(found, str):
+        return [f"{path / manifest.MANIFEST}: {found}"]
+    return found.verify()
+
+
+def chosen(where: Path, which: str) -> Checkpoint:
+    """The checkpoint folder ``where``, or ``which`` (best, last, a step) of the run ``where``; checked.
+
+    Raises ``UserError`` if it is damaged or not there.
+    """
+    if not _is_checkpoint(where):
+        paths_of(where)
+        return find_checkpoint(RunFolder(where), which)
+    return at_step(where.parent, int(where.name[5:]))
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.is_dir() and path.name.startswith("step-") and path.name[5:].isdigit()

@@ -1,0 +1,246 @@
+"""Generate a whole benchmark: plan, annotations, truth, descriptions, pictures; all or nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from neucore_xl.errors import UserError
+from neucore_xl.language.sequence import FusionSequence
+from neucore_xl.shapes import write_cirr, write_fashion_iq
+from neucore_xl.shapes.describe import describe
+from neucore_xl.shapes.draw import render
+from neucore_xl.shapes.plan import MINIMUM, Plan, plan_split
+from neucore_xl.shapes.scene import CATEGORY_PALETTES, Palette, Scene
+
+VERSION = 5  # raised whenever the same call gives other files
+LAYOUTS = ("cirr", "fashion-iq")
+BATCH = 64  # images that a worker draws at a time
+SMALL = 512  # below this many images starting worker processes costs more than it saves
+
+Job = tuple[str, Scene]  # (file, what it shows)
+
+
+@dataclass(frozen=True)
+class GenerateSummary:
+    """What a call wrote: images and pairs per split, files in all, wall-clock seconds (0 if it was there already)."""
+
+    out: Path
+    layout: str
+    images: dict[str, int]
+    pairs: dict[str, int]
+    files: int
+    seconds: float
+    reused: bool = False
+
+
+def generate(
+    out: Path | str,
+    *,
+    layout: str,
+    train: int,
+    val: int,
+    test: int,
+    seed: int,
+    size: int = 96,
+    workers: int = 2,
+    progress: bool = True,
+) -> GenerateSummary:
+    """Write a generated benchmark to the folder ``out`` in the file formats of CIRR rc2 or Fashion-IQ.
+
+    Args:
+        layout: ``"cirr"`` or ``"fashion-iq"``.
+        train, val, test: images of each split (Fashion-IQ: of the three categories together). A split of 0 images is
+            left out.
+        seed: the same arguments give the same files, byte for byte, whatever ``workers``.
+        size: side of the square pictures in pixels.
+        workers: processes that draw.
+        progress: show a progress bar.
+
+    Everything is written to a sibling of ``out`` that takes its name at the end. If ``out`` was made by the same
+    call, nothing is done.
+
+    Raises:
+        UserError: wrong arguments, ``out`` holds something else, or it cannot be written.
+    """
+    started = time.perf_counter()
+    out = Path(out)
+    counts = {"train": train, "val": val, "test": test}
+    _check(layout, counts, size, workers)
+    recipe = {
+        "generator": "neucore-xl shapes",
+        "version": VERSION,
+        "layout": layout,
+        **counts,
+        "seed": seed,
+        "size": size,
+    }
+    earlier = _earlier(out, recipe)
+    if earlier is not None:
+        return earlier
+    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
+    try:
+        partial.mkdir(parents=True)
+        images, pairs, jobs = _annotate(partial, layout, counts, seed)
+        _draw(jobs, size, workers, progress)
+        files = sum(p.is_file() for p in partial.rglob("*")) + 1  # and generated.json itself
+        made = {**recipe, "images": images, "pairs": pairs, "files": files}
+        (partial / "generated.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+        partial.replace(out)
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written ({error.strerror or error}); choose another folder or free some room."
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return GenerateSummary(out, layout, images, pairs, files, time.perf_counter() - started)
+
+
+def _check(layout: str, counts: dict[str, int], size: int, workers: int) -> None:
+    if layout not in LAYOUTS:
+        raise UserError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}.")
+    least = MINIMUM * (1 if layout == "cirr" else len(CATEGORY_PALETTES))
+    for name, count in counts.items():
+        if count != 0 and count < least:
+            raise UserError(f"{name} must be 0 or at least {least} images for the layout {layout}, not {count}.")
+    if not any(counts.values()):
+        raise UserError("Nothing to generate: train, val and test are all 0; ask for some images.")
+    if not 16 <= size <= 1024:
+        raise UserError(f"size must be from 16 to 1024 pixels, not {size}.")
+    if workers < 1:
+        raise UserError(f"workers must be at least 1, not {workers}.")
+
+
+def _earlier(out: Path, recipe: dict[str, Any]) -> GenerateSummary | None:
+    """The summary of the same call made before; None if ``out`` is free. UserError if it holds anything else."""
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise UserError(f"{out} is a file; name a folder to generate into.")
+    if not any(out.iterdir()):
+        return None
+    try:
+        made = json.loads((out / "generated.json").read_text(encoding="utf-8"))
+        differing = [k for k, v in recipe.items() if made.get(k) != v]
+    except (OSError, ValueError, AttributeError):
+        raise UserError(f"{out} is not empty and was not generated here; name a new or an empty folder.") from None
+    if differing:
+        found = ", ".join(f"{k}={made.get(k)}" for k in differing)
+        raise UserError(f"{out} was generated with other settings ({found}); name another folder or remove it first.")
+    present = sum(p.is_file() for p in out.rglob("*"))
+    if present < made["files"]:
+        raise UserError(
+            f"{out} was generated by this call but {made['files'] - present} files are gone; remove it first."
+        )
+    return GenerateSummary(out, made["layout"], made["images"], made["pairs"], made["files"], 0.0, reused=True)
+
+
+def _annotate(
+    root: Path, layout: str, counts: dict[str, int], seed: int
+) -> tuple[dict[str, int], dict[str, int], list[Job]]:
+    """Plan every split and write all but the pictures; returns images and pairs per split and what is to be drawn."""
+    images: dict[str, int] = {}
+    pairs: dict[str, int] = {}
+    jobs: list[Job] = []
+    splits = write_cirr.SPLITS if layout == "cirr" else write_fashion_iq.SPLITS
+    for split, count in zip(splits, counts.values(), strict=True):
+        if count == 0:
+            continue
+        key = f"{seed}/{layout}/{split}"
+        plans: dict[str, Plan] = {}
+        if layout == "cirr":
+            plans[""] = plan_split(key, count, Palette())
+            truth = write_cirr.write_split(root, plans[""], split, key)
+            paths = {"": ["img_raw/" + write_cirr.image_path(split, i).removeprefix("./") for i in range(count)]}
+        else:
+            for k, (category, palette) in enumerate(CATEGORY_PALETTES.items()):
+                share = count // 3 + (k < count % 3)
+                plans[category] = plan_split(f"{key}/{category}", share, palette)
+            truth = write_fashion_iq.write_split(root, plans, split, key)
+            paths = {
+                c: [write_fashion_iq.image_path(split, c, i) for i in range(len(p.scenes))] for c, p in plans.items()
+            }
+        write_truth(root / "truth" / f"sequences.{split}.jsonl", truth, seed)
+        drawn = [(path, scene) for c, plan in plans.items() for path, scene in zip(paths[c], plan.scenes, strict=True)]
+        _write_descriptions(root / "descriptions" / f"descriptions.{split}.csv", drawn, key)
+        images[split] = len(drawn)
+        pairs[split] = sum(len(p.queries) for p in plans.values())
+        jobs += [(str(root / path), scene) for path, scene in drawn]
+    return images, pairs, jobs
+
+
+def _write_descriptions(path: Path, drawn: Sequence[Job], key: str) -> None:
+    """``filepath,title`` with paths relative to the CSV file, so that the folder can be moved."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("filepath", "title"))
+    for i, (image, scene) in enumerate(drawn):
+        writer.writerow((f"../{image}", describe(scene, random.Random(f"{key}/describe/{i}"))))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _draw_batch(batch: Sequence[Job], size: int) -> int:
+    for file, scene in batch:
+        render(scene, size).save(file, "PNG", compress_level=1)
+    return len(batch)
+
+
+def _draw(jobs: Sequence[Job], size: int, workers: int, progress: bool) -> None:
+    for folder in {str(Path(file).parent) for file, _ in jobs}:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    batches = [jobs[i : i + BATCH] for i in range(0, len(jobs), BATCH)]
+    with _bar(len(jobs), progress) as advance:
+        for done in _drawn(batches, size, workers if len(jobs) >= SMALL else 1):
+            advance(done)
+
+
+def _drawn(batches: Sequence[Sequence[Job]], size: int, workers: int) -> Iterator[int]:
+    """Draw the batches, yielding the number of pictures of each that is finished."""
+    if workers == 1:
+        for batch in batches:
+            yield _draw_batch(batch, size)
+        return
+    # "spawn": forking a process that has already started threads (torch does) can hang the child.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_draw_batch, batches, [size] * len(batches))
+
+
+@contextmanager
+def _bar(total: int, show: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error as the function that advances it."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not show) as bar:
+        task = bar.add_task("drawing", total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+PLANNER = "truth"
+
+
+def write_truth(path: Path, sequences: Iterable[FusionSequence], seed: int) -> int:
+    """Write the truth of distinct texts to ``path``; returns how many.
+
+    A text that two pairs share is written once: the words decide the steps.
+    """
+    from neucore_xl.language.sequence_file import write_sequences
+
+    by_text: dict[str, FusionSequence] = {}
+    for s in sequences:
+        by_text.setdefault(s.text, s)
+    write_sequences(path, by_text.values(), planner=PLANNER, settings={"generator": "shapes", "seed": seed})
+    return len(by_text)

@@ -1,0 +1,1 @@
+"""What fits how many GPUs, found out without training."""

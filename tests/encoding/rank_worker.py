@@ -1,0 +1,162 @@
+"""One of several processes that evaluate together: ``rank_worker.py OUT RANK WORLD``.
+
+Reads settings by case from ``OUT/<case>.yaml`` and writes what it found to ``OUT/rank-<n>.pt``, by case. The tests run
+the same cases in one process by calling ``CASES``.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+from unittest import mock
+
+import numpy as np
+import torch
+
+from neucore_xl.config.load import load_file
+from neucore_xl.config.schema import Settings
+from neucore_xl.data.datasets import open_from_settings
+from neucore_xl.encoding.scores import encode_gallery, encode_queries
+from neucore_xl.errors import UserError
+from neucore_xl.parallel.world import World
+from neucore_xl.runs.system import Assembled, assemble
+from neucore_xl.training.validate import evaluate_split
+
+
+def disturbed(settings: Settings, world: World) -> Assembled:
+    """A system whose every trainable weight differs from its start, the same on all ranks."""
+    parts = assemble(settings, world=world)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in parts.composer.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return parts
+
+
+def evaluated(
+    settings: Settings, world: World, wrap: Callable[[Assembled], Any] = lambda parts: None
+) -> dict[str, Any]:
+    """Metrics, ranks and features of the validation split; ``wrap`` gives the forward of an engine."""
+    parts = disturbed(settings, world)
+    split = open_from_settings(settings.data, "val")
+    facts = parts.facts([split])
+    inputs = parts.inputs_for([split], facts)
+    collator = parts.collator(inputs, facts, split)
+    forward = wrap(parts)
+    parts.composer.train()
+    size = settings.evaluation.batch_size
+    shared: dict[str, Any] = {"world": world, "forward": forward}
+    gallery = encode_gallery(parts.composer, inputs, split.galleries[""].names, size, "cpu", **shared)
+    queries = encode_queries(parts.composer, collator, split.triplets, size, "cpu", **shared)
+    result = evaluate_split(parts.composer, inputs, collator, split, settings, "cpu", **shared)
+    assert parts.composer.training
+    return {
+        "metrics": dict(result.metrics),
+        "per_query": {k: np.asarray(v) for k, v in result.per_query.items()},
+        "steps": collator.longest(split.triplets),
+        "gallery": dict(gallery),
+        "queries": dict(queries),
+    }
+
+
+def sharded(settings: Settings, world: World) -> dict[str, Any]:
+    """``evaluated`` under ZeRO-3 that keeps no parameter whole."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled at the first use
+    deepspeed.init_distributed("gloo")
+    held = []
+
+    def wrap(parts: Assembled) -> Any:
+        trained = [p for p in parts.composer.parameters() if p.requires_grad]
+        engine = deepspeed.initialize(
+            model=parts.composer,
+            optimizer=torch.optim.AdamW(trained),
+            config={
+                "train_micro_batch_size_per_gpu": 1,
+                "zero_allow_untested_optimizer": True,
+                "zero_optimization": {
+                    "stage": 3,
+                    "stage3_param_persistence_threshold": 0,
+                    "stage3_model_persistence_threshold": 0,
+                    "stage3_max_live_parameters": 0,
+                    "stage3_max_reuse_distance": 0,
+                    "stage3_prefetch_bucket_size": 0,
+                },
+            },
+        )[0]
+        held.extend(p.numel() for p in parts.composer.parameters())
+        return engine
+
+    return evaluated(settings, world, wrap) | {"whole": sum(held)}
+
+
+def filled(settings: Settings, world: World) -> dict[str, Any]:
+    """Every feature that the cache holds after it was filled by all ranks, in the order of names."""
+    parts = assemble(settings, world=world)
+    split = open_from_settings(settings.data, "val")
+    counted: list[int] = []
+    for tower in ("encode_images", "encode_texts"):
+        encode = getattr(parts.backbone, tower)
+        setattr(parts.backbone, tower, lambda x, encode=encode: (counted.append(len(x)), encode(x))[1])
+    inputs = parts.inputs_for([split])
+    images = inputs.images(split.image_names)
+    texts = inputs.texts([t.text for t in split.triplets])
+    return {"tokens": images.tokens, "pooled": images.pooled, "words": texts.words, "counted": sum(counted)}  # type: ignore[union-attr]
+
+
+def filled_apart(settings: Settings, world: World) -> dict[str, Any]:
+    """``filled``, with a cache folder of its own for every rank, as on nodes that share none."""
+    own = settings.train.model_copy(update={"cache_dir": settings.train.cache_dir / f"node-{world.rank}"})  # type: ignore[operator]
+    return filled(settings.model_copy(update={"train": own}), world)
+
+
+def one_reads_less(settings: Settings, world: World) -> dict[str, Any]:
+    """``filled``, where the last rank finds an empty file in place of one picture."""
+    if world.rank < world.world_size - 1:
+        return filled(settings, world)
+    with mock.patch("neucore_xl.data.images.load_rgb", _broken):
+        return filled(settings, world)
+
+
+def _broken(path: Path) -> NoReturn:
+    raise UserError(f"image {path} cannot be decoded.")
+
+
+CASES: dict[str, Callable[[Settings, World], dict[str, Any]]] = {
+    "cached": evaluated,
+    "pixels": evaluated,
+    "filled": filled,
+    "filled-apart": filled_apart,
+    "one-reads-less": one_reads_less,
+    "zero-3": sharded,
+    "unsharded": evaluated,
+}
+
+
+def main(out: str, rank: str, world_size: str) -> None:
+    faulthandler.dump_traceback_later(300, repeat=True)
+    torch.set_num_threads(1)
+    world = World(int(rank), int(world_size), int(rank), host=f"node-{rank}")
+    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world_size, DS_ACCELERATOR="cpu")
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{out}/rendezvous", rank=world.rank, world_size=world.world_size
+    )
+    found = {}
+    for case, function in CASES.items():
+        if (settings := Path(out) / f"{case}.yaml").is_file():
+            try:
+                found[case] = function(load_file(settings), world)
+            except UserError as error:
+                found[case] = {"error": str(error)}
+    torch.save(found, Path(out) / f"rank-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,82 @@
+"""The planner's model states against the tensors that ranks of real DeepSpeed runs hold."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neucore_xl.config.load import load_settings
+from neucore_xl.sizing.meta import meta_composer
+from neucore_xl.sizing.states import Sharing, Sizes, states
+from neucore_xl.training.engines import deepspeed_file as ds_config
+
+WORKER = Path(__file__).with_name("plan_worker.py")
+# No parameter is a large part of the whole: one that lies across two shards is held by both ranks.
+TOWERS = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 32, "layers": 6, "width": 192, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 2},
+}
+CASES = ["zero1,fp32", "zero1,bf16", "zero2,fp32", "zero2,bf16", "zero3,fp32", "zero3,bf16"]
+SMALL = {"reduce_bucket_size": 1000}
+SHARDED = {f"stage3_{name}": 0 for name in ("param_persistence_threshold", "max_live_parameters",
+                                            "max_reuse_distance", "prefetch_bucket_size")}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    (folder / "towers.json").write_text(json.dumps(TOWERS))
+    path = folder / "recipe.yaml"
+    path.write_text(
+        f"backbone: {{config: {folder / 'towers.json'}, pretrained: null, freeze: {{image: 2, text: 0}}}}\n"
+        "model: {width: 64, heads: 4}\ntrain: {device: cpu}\n"
+    )
+    return path
+
+
+def run(recipe: Path, world: int, cases: list[str], out: Path) -> list[dict[str, Any]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(WORKER)]
+    rest = [str(world), str(port), str(recipe), str(out), *cases]
+    ranks = []
+    try:
+        for rank in range(world):
+            log = out.with_suffix(f".{rank}.log").open("w")
+            ranks.append(subprocess.Popen([*command, str(rank), *rest], stdout=log, stderr=subprocess.STDOUT))
+        codes = [process.wait(timeout=840) for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert codes == [0] * world, out.with_suffix(".0.log").read_text()[-3000:]
+    return [json.loads(Path(f"{out}.{rank}.json").read_text()) for rank in range(world)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_states_of_the_ranks_are_within_5_percent_of_the_plan(world: int, recipe: Path, tmp_path: Path) -> None:
+    measured = run(recipe, world, CASES, tmp_path / "held")
+    for case in CASES:
+        file, precision = case.split(",")
+        settings = load_settings(str(recipe), [f"train.precision={precision}"])
+        composer, backbone = meta_composer(settings, 50)
+        sizes = Sizes.of(composer, backbone, settings.train)
+        path = ds_config.find_config(Path(f"ds_configs/{file}.json"))
+        config = ds_config.read_config(path)
+        config["zero_optimization"] |= SMALL | (SHARDED if file == "zero3" else {})
+        planned = states(sizes, Sharing(file, path, config), world, bf16=precision == "bf16")
+        ranks = [m[case] for m in measured]
+        print(f"{case} on {world}: planned {planned}, held {ranks}")
+        assert [held["parameters"] for held in ranks] == pytest.approx([planned.parameters] * world, rel=0.05)
+        assert [held["optimizer"] for held in ranks] == pytest.approx([planned.optimizer] * world, rel=0.05)
+        # ZeRO 1 has all gradients before it reduces them; the fullest rank is planned for
+        kind = "arrived" if file == "zero1" else "gradients"
+        assert max(held[kind] for held in ranks) == pytest.approx(planned.gradients, rel=0.05)
