@@ -1,7 +1,14 @@
-"""The exception that means "the user can mend this": the command line prints it as one sentence, without a trace."""
+"""The exception that means "the user can mend this", and the words that such sentences share.
+
+The command line prints it as one sentence, without a trace.
+"""
+
+from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher, get_close_matches
 
 # Exit codes of a training job that was ended on purpose, beside 0 (finished), 1 and 2 (see ``UserError``).
 REQUEUE = 75  # saved; to be started again: a warning signal, or the end of the time it was given
@@ -34,3 +41,19 @@ def one_sentence(error: UserError | OSError) -> tuple[str, int] | None:
         return None
     where = f": {error.filename}" if error.filename else ""
     return f"{os.strerror(error.errno)}{where}; free space or choose another folder, nothing finished is lost.", 1
+
+
+def nearest(word: str, among: Iterable[str], *, cutoff: float = 0.6) -> list[str]:
+    """The entry of ``among`` most similar to ``word``, with up to two others as similar; empty where none is near.
+
+    Capitals do not count. ``cutoff`` is difflib's least similarity, in [0, 1]; with 0 something is always near.
+    """
+    plain = {entry.lower(): entry for entry in among}
+    matches = get_close_matches(word.lower(), plain, n=3, cutoff=cutoff)
+    ratios = [SequenceMatcher(None, match, word.lower()).ratio() for match in matches]
+    return [plain[match] for match, ratio in zip(matches, ratios, strict=True) if ratio >= ratios[0] - 0.01]
+
+
+def did_you_mean(near: Sequence[str], otherwise: str = "") -> str:
+    """How a sentence about an unknown word goes on: ``; did you mean a or b?``, or ``otherwise`` where none is near."""
+    return f"; did you mean {' or '.join(near)}?" if near else otherwise

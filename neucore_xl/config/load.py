@@ -6,7 +6,6 @@ omegaconf reads and merges, pydantic validates. Nothing here imports torch: the 
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from neucore_xl.config.fields import (
     setting_keys,
 )
 from neucore_xl.config.schema import Settings
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, did_you_mean, nearest
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -78,11 +77,10 @@ def find_recipe(recipe: str) -> Path:
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         problem = "is a folder, not a YAML file" if path.is_dir() else "does not exist"
         raise UserError(f"Recipe file {recipe} {problem}; packaged recipes are {', '.join(recipe_names())}.")
-    near = _nearest(recipe, recipe_names())
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    hint = did_you_mean(nearest(recipe, recipe_names()), ".")
     raise UserError(
-        f"Unknown recipe '{recipe}'{hint}: packaged recipes are {', '.join(recipe_names())}, "
-        "or give the path of a YAML file."
+        f"Unknown recipe '{recipe}'{hint} Packaged recipes are {', '.join(recipe_names())}; "
+        "the path of a YAML file will do too."
     )
 
 
@@ -203,26 +201,18 @@ def _unknown_key(path: str, where: str) -> str:
     known = _known()
     leaf = path.rsplit(".", 1)[-1]
     same_leaf = [key for key in known if key.rsplit(".", 1)[-1] == leaf]
-    if same_leaf:  # the right word in the wrong place
-        hint = f"; did you mean {' or '.join(same_leaf)}?"
-    else:
+    near = same_leaf  # the right word in the wrong place
+    if not near:
         by_leaf = {key.rsplit(".", 1)[-1]: key for key in known}
-        near = _nearest(path, (*known, *Settings.model_fields))
-        near = near or [by_leaf[match] for match in _nearest(leaf, tuple(by_leaf))]
-        hint = f"; did you mean {near[0]}?" if near else "; `neucore-xl config show demo` lists all keys."
-    return f"Unknown setting {path}{where}{hint}"
-
-
-def _nearest(word: str, among: Sequence[str]) -> list[str]:
-    return difflib.get_close_matches(word, list(among), n=1, cutoff=0.6)
+        near = nearest(path, (*known, *Settings.model_fields)) or [by_leaf[match] for match in nearest(leaf, by_leaf)]
+    return f"Unknown setting {path}{where}{did_you_mean(near, '; `neucore-xl config show demo` lists all keys.')}"
 
 
 def _refused(path: str, value: Any, where: str = "") -> str:
     key = _known()[path]
-    near = _nearest(str(value), choices(key.annotation))
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    hint = did_you_mean(nearest(str(value), choices(key.annotation)), ".")
     shown = json.dumps(value, ensure_ascii=False, default=str)
-    return f"{path} must be {key.allowed}, not {shown}{where}{hint}."
+    return f"{path} must be {key.allowed}, not {shown}{where}{hint}"
 
 
 def _explain(error: ValidationError) -> str:

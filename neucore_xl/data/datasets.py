@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from neucore_xl.data import cirr, fashion_iq
 from neucore_xl.data.triplets import Split
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, did_you_mean, nearest
 
 if TYPE_CHECKING:
     from neucore_xl.config.schema import DataSettings
@@ -87,9 +86,7 @@ def require_known(what: str, value: str, allowed: Sequence[str]) -> None:
     """Raises ``UserError`` with the nearest allowed value unless ``value`` is one of them."""
     if value in allowed:
         return
-    near = get_close_matches(value, allowed, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise UserError(f"Unknown {what} {value!r}{hint} (one of {', '.join(allowed)}).")
+    raise UserError(f"Unknown {what} {value!r}{did_you_mean(nearest(value, allowed))} (one of {', '.join(allowed)}).")
 
 
 def _require_split(root: Path, split: str, present: Sequence[str], path: Path) -> None:

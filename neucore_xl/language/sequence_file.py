@@ -10,11 +10,10 @@ import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, did_you_mean, nearest
 from neucore_xl.language.sequence import OPERATIONS, FusionSequence, Operation, Step
 
 FORMAT = "neucore-xl/fusion-sequences"
@@ -251,6 +250,5 @@ def parse_operation(value: Any, where: str) -> Operation:
     names = [op.value for op in OPERATIONS]
     if value in names:
         return Operation(value)
-    near = get_close_matches(str(value).lower(), names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
-    raise UserError(f"{where}: unknown operation {value!r}; {hint}")
+    hint = did_you_mean(nearest(str(value), names, cutoff=0.5), f"; known are {', '.join(names)}")
+    raise UserError(f"{where}: unknown operation {value!r}{hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from neucore_xl.config.schema import Settings
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, did_you_mean, nearest
 from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.composers.concat import Concat
@@ -59,8 +58,8 @@ def composer_of(settings: Settings, backbone: Backbone, concepts: Callable[[], T
         return _PLAIN[name](settings, backbone)
     if name in _ALIGNING:
         return _ALIGNING[name](settings, backbone, concepts())
-    nearest = difflib.get_close_matches(name, composer_names(), n=1, cutoff=0.0)[0]
-    raise UserError(f"model.name: no row {name!r}; the nearest is {nearest!r} (rows: {', '.join(composer_names())}).")
+    hint = did_you_mean(nearest(name, composer_names(), cutoff=0.0))
+    raise UserError(f"model.name: no system {name!r}{hint} (There are {', '.join(composer_names())}.)")
 
 
 CHUNK = 256

@@ -7,7 +7,6 @@ Nothing here downloads unless the name or tag asks for it: a config file, a loca
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import hashlib
 import json
@@ -27,7 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from neucore_xl.config.schema import BackboneSettings
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, did_you_mean, nearest
 
 LOCAL_DIR = "local-dir:"
 HUB = "hf-hub:"
@@ -136,7 +135,7 @@ def _architecture(name: str) -> dict[str, Any]:
         kind = "folder" if name.startswith(LOCAL_DIR) else "hub model"
         raise UserError(f"The {kind} {name!r} gives no open_clip_config.json ({_first_line(error)}).") from None
     if config is None:
-        raise UserError(f"Unknown backbone {name!r}; {_nearest(name, open_clip.list_models())}.")
+        raise UserError(f"Unknown backbone {name!r}{did_you_mean(nearest(name, open_clip.list_models(), cutoff=0.0))}")
     return config
 
 
@@ -209,7 +208,8 @@ def _check_tag(name: str, tag: str, architecture: dict[str, Any]) -> None:
     if not tags:
         raise UserError(f"backbone.pretrained: no weights at {tag}; give a file, `{LOCAL_DIR}DIR`, a tag or null.")
     if tag not in tags:
-        raise UserError(f"backbone.pretrained: {name} has no weights {tag!r}; {_nearest(tag, tags)}.")
+        hint = did_you_mean(nearest(tag, tags, cutoff=0.0))
+        raise UserError(f"backbone.pretrained: {name} has no weights {tag!r}{hint}")
     _check_activation(name, tag, architecture)
 
 
@@ -286,13 +286,6 @@ def _pad_id(model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> int:
         if isinstance(pad, int):
             return pad
     return 0
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0) or difflib.get_close_matches(
-        name.lower(), known, n=1, cutoff=0.0
-    )
-    return f"the nearest known is {close[0]!r}" if close else "none is known"
 
 
 def _first_line(error: BaseException | None) -> str:

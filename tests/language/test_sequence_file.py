@@ -66,7 +66,7 @@ GOOD = '{"text": "a", "steps": [{"operation": "keep", "concepts": [], "phrase": 
         (HEADER + '{"text": "a", "steps": ["x"]}\n', "line 2, step 1: expected an object"),
         (
             HEADER + GOOD.replace("keep", "additon"),
-            "line 2, step 1: unknown operation 'additon'; did you mean 'addition'",
+            "line 2, step 1: unknown operation 'additon'; did you mean addition?",
         ),
         (HEADER + GOOD.replace('"keep"', "7"), "unknown operation 7; known are cardinality"),
         (HEADER + GOOD.replace('"concepts": []', '"concepts": [1]'), 'step 1: "concepts" must be'),

@@ -332,8 +332,8 @@ def test_without_a_concept_loss_no_name_is_encoded(backbone: Any, vocabulary: An
     assert composer("train", make_batch(backbone)).concept_logits is None
 
 
-def test_an_unknown_row_is_refused_with_the_nearest(backbone: Any, vocabulary: Any) -> None:
-    with pytest.raises(UserError, match="no row 'neucore_xl'; the nearest is 'neucore-xl'"):
+def test_an_unknown_system_is_refused_with_the_nearest(backbone: Any, vocabulary: Any) -> None:
+    with pytest.raises(UserError, match=r"no system 'neucore_xl'; did you mean neucore-xl\?"):
         build(backbone, vocabulary, "neucore_xl")
 
 

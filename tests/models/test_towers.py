@@ -121,8 +121,8 @@ def test_wrong_input_is_one_sentence(make_backbone: Any, configs: dict[str, Path
     (tmp_path / "broken.json").write_text('{"embed_dim": 4,\n oops}')
     (tmp_path / "partial.json").write_text('{"embed_dim": 4}')
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"name": "ViT-B-61", "pretrained": None}, "Unknown backbone 'ViT-B-61'; the nearest known is 'ViT-B-16"),
-        ({"name": "ViT-B-16", "pretrained": "openia"}, "nearest known is 'openai'"),
+        ({"name": "ViT-B-61", "pretrained": None}, "Unknown backbone 'ViT-B-61'; did you mean ViT-B-16"),
+        ({"name": "ViT-B-16", "pretrained": "openia"}, r"no weights 'openia'; did you mean openai\?"),
         ({"config": config, "pretrained": str(tmp_path / "gone.pt")}, "no weights at .*gone.pt"),
         ({"config": config, "pretrained": str(other)}, "weights of another model than native-vit"),
         ({"config": config, "pretrained": str(tmp_path / "noise.pt")}, "cannot be read as weights"),

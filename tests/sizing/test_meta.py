@@ -70,8 +70,8 @@ def test_siglip_needs_no_tokenizer_of_the_hub() -> None:
 @pytest.mark.parametrize(
     ("name", "pretrained", "said"),
     [
-        ("ViT-H-41", None, "Unknown backbone 'ViT-H-41'; the nearest known is"),
-        ("ViT-H-14", "laion2b_s32b_b97k", "ViT-H-14 has no weights 'laion2b_s32b_b97k'; the nearest known is"),
+        ("ViT-H-41", None, "Unknown backbone 'ViT-H-41'; did you mean "),
+        ("ViT-H-14", "laion2b_s32b_b97k", "ViT-H-14 has no weights 'laion2b_s32b_b97k'; did you mean "),
         ("ViT-B-16", "openai", "trained with QuickGELU"),
     ],
 )

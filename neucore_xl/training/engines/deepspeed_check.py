@@ -6,7 +6,6 @@ path for granted. Nothing of it is imported until something is checked.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from neucore_xl import errors
 from neucore_xl.errors import UserError
 
 # Switches that another part of the trainer relies on: (dotted key, the only value, why).
@@ -94,9 +94,8 @@ def _check_keys(tree: dict[str, Any], known: Tree, source: Path | str, prefix: s
         if path in REMOVED:
             raise UserError(f"{source}: DeepSpeed has no `{path}` any more: {REMOVED[path]}.")
         if key not in known:
-            near = nearest(path)
-            hint = f"did you mean {' or '.join(near)}?" if near else "remove it, DeepSpeed would ignore it."
-            raise UserError(f"{source}: unknown key {path}; {hint}")
+            hint = errors.did_you_mean(nearest(path), "; remove it, DeepSpeed would ignore it.")
+            raise UserError(f"{source}: unknown key {path}{hint}")
         if path in UNUSED:
             raise UserError(f"{source}: `{path}` has no use here ({UNUSED[path]}): remove it.")
         if path in renamed_keys():
@@ -336,19 +335,12 @@ def nearest(path: str) -> list[str]:
     prefix = path[: len(path) - len(word)]
     elsewhere = [key for key in dotted(known_keys()) if key.rsplit(".", 1)[-1] == word]
     if elsewhere:  # the right word in the wrong place, or a slip that makes another block's word
-        return [prefix + key for key in _close(word, list(siblings), cutoff=0.75)] + elsewhere
-    near = _close(word, list(siblings))
+        return [prefix + key for key in errors.nearest(word, siblings, cutoff=0.75)] + elsewhere
+    near = errors.nearest(word, siblings)
     if near:
         return [prefix + key for key in near]
     by_word = {key.rsplit(".", 1)[-1]: key for key in dotted(known_keys())}
-    return [by_word[key] for key in _close(word, list(by_word))]
-
-
-def _close(word: str, among: list[str], cutoff: float = 0.6) -> list[str]:
-    """The most similar word, and others that are as similar."""
-    matches = difflib.get_close_matches(word, among, n=3, cutoff=cutoff)
-    ratios = [difflib.SequenceMatcher(None, word, match).ratio() for match in matches]
-    return [match for match, ratio in zip(matches, ratios, strict=True) if ratio >= max(ratios) - 0.01]
+    return [by_word[key] for key in errors.nearest(word, by_word)]
 
 
 def _fields(model: type[BaseModel]) -> Tree:

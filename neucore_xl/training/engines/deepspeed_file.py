@@ -8,13 +8,12 @@ Importing this module imports neither torch nor DeepSpeed.
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, did_you_mean, nearest
 from neucore_xl.training.engines.deepspeed_check import Offload, check_config, expanded, get, offload_of, stage_of
 
 __all__ = [
@@ -49,10 +48,9 @@ def find_config(path: Path) -> Path:
         if candidate.is_file():
             return candidate
     by_stem = {Path(name).stem: name for name in shipped_names()}
-    near = difflib.get_close_matches(path.stem, list(by_stem), n=1, cutoff=0.6)
-    hint = f" (did you mean {by_stem[near[0]]}?)" if near else ""
+    hint = did_you_mean([by_stem[stem] for stem in nearest(path.stem, by_stem)], ".")
     raise UserError(
-        f"DeepSpeed file {path} does not exist{hint}: looked for {' and '.join(map(str, tried))}; "
+        f"DeepSpeed file {path} does not exist{hint} Looked for {' and '.join(map(str, tried))}; "
         f"shipped files are {', '.join(shipped_names())}."
     )
 
