@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from neucore_xl.cli.output import write_json, write_text
+from neucore_xl.cli.output import write_own, write_report
 from neucore_xl.config.schema import FusionSettings, LanguageSettings
 from neucore_xl.errors import UserError
 from neucore_xl.estimates import Estimate, mean
@@ -123,11 +123,11 @@ def run(options: argparse.Namespace, console: Console) -> None:
         rows.append(table_1_row())
     print_table(rows, f"{title}: {len(texts)} sentences", console)
     if options.json is not None:
-        write_json(options.json, {"source": title, "sentences": len(texts), "planners": report})
+        write_report(options.json, {"source": title, "sentences": len(texts), "planners": report})
     if options.write is not None:
         chosen = evenly(texts, options.examples, options.seed)
         page = examples(chosen, everyone, f"{title}, {len(chosen)} of {len(texts)} sentences, seed {options.seed}")
-        write_text(options.write, page, replaces=lambda old: old.startswith(MARK))
+        write_own(options.write, page, replaces=lambda old: old.startswith(MARK))
 
 
 def plan(name: str, texts: Sequence[str], options: argparse.Namespace, max_steps: int) -> Planned:

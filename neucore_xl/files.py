@@ -1,15 +1,22 @@
-"""Writing so that a reader never sees half a file, and a full or closed disk gives one clear sentence."""
+"""Writing so that a reader never sees half a file, and a full or closed disk gives one clear sentence.
+
+What is written gets the permissions that the user's mask (``umask``) gives to any new file. A group that shares its
+run folders sets a mask that lets it, somebody with private data one that forbids it; a fixed 0644 would overrule both,
+and would differ from what TensorBoard, DeepSpeed and the lock write beside it in the same folder.
+"""
 
 from __future__ import annotations
 
 import errno
+import filecmp
 import json
 import logging
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO, RawIOBase
 from pathlib import Path
 from typing import Any
@@ -40,6 +47,9 @@ def translated(error: OSError, doing: str, where: Path) -> Exception:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"no permission for {doing} under {where}: choose a folder that you may write to.")
+    if error.errno in (errno.EISDIR, errno.ENAMETOOLONG):
+        why = "a folder has that name" if error.errno == errno.EISDIR else "the name is too long"
+        return UserError(f"{doing} under {where} is impossible, {why}: choose another name.")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return UserError(f"{where} is a file or lies below one, so {doing} is impossible: choose another folder.")
     if error.errno == errno.ENOENT:
@@ -99,26 +109,48 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` in one step: temporary file in the same folder, fsync, rename."""
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-    temporary = Path(name)
+@contextmanager
+def new_file(path: Path, *, keep_same: bool = False) -> Iterator[Path]:
+    """A temporary name beside ``path``: the file that the block writes there becomes ``path`` when the block ends well.
+
+    It is on the disk before it takes the name, and the name is before the caller goes on. An error leaves an older
+    ``path`` as it was and nothing beside it. With ``keep_same`` an older ``path`` of the same content is not touched.
+    """
+    temporary = _temporary_name(path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp gives 0600, which would lock colleagues out of a shared run folder
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+        yield temporary
+        if not (keep_same and path.exists() and filecmp.cmp(temporary, path, shallow=False)):
+            sync_file(temporary)
+            temporary.replace(path)
+            sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def output_file(path: Path, *, keep_same: bool = False) -> Iterator[Path]:
+    """``new_file`` for a path that a user gave: its folder is made, and what the disk refuses is a ``UserError``."""
+    with disk_errors(f"writing {path.name}", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(path, keep_same=keep_same) as temporary:
+            yield temporary
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data`` in one step (see ``new_file``)."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in UTF-8, in one step."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace ``path`` by ``value`` as indented JSON, in one step."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n").encode())
+    """Replace ``path`` by ``value`` as indented JSON, in one step; what JSON does not know becomes its ``str``."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 @contextmanager
@@ -128,7 +160,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Every file in it is fsynced before the rename. An older ``path`` is replaced; it stays until the new one is
     complete.
     """
-    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+    temporary = temporary_folder(path.parent)
     try:
         yield temporary
         for file in temporary.iterdir():
@@ -139,6 +171,23 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def temporary_folder(parent: Path) -> Path:
+    """A new empty folder in ``parent`` that ``remove_leftovers`` would remove; ``publish`` gives it its name."""
+    folder = _temporary_name(parent)
+    folder.mkdir()
+    return folder
+
+
+def usual_permissions(file: Path) -> None:
+    """Give ``file``, which a library made private, the permissions that the user's mask gives to any new file."""
+    probe = _temporary_name(file.parent)
+    probe.touch()
+    try:
+        file.chmod(stat.S_IMODE(probe.stat().st_mode))
+    finally:
+        probe.unlink()
+
+
 def sync_file(file: Path) -> None:
     """Wait until ``file`` is on the disk."""
     with file.open("rb") as stream:
@@ -147,10 +196,9 @@ def sync_file(file: Path) -> None:
 
 def publish(temporary: Path, path: Path) -> None:
     """Give the folder ``temporary``, whose files are on the disk, the name ``path`` beside it, in one step."""
-    temporary.chmod(0o755)
     sync_folder(temporary)
     if path.exists():
-        old = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent)) / path.name
+        old = temporary_folder(path.parent) / path.name
         path.replace(old)
         temporary.replace(path)
         shutil.rmtree(old.parent, ignore_errors=True)
@@ -190,3 +238,8 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
+
+
+def _temporary_name(folder: Path) -> Path:
+    """Not through ``tempfile``, which makes everything private: the mask would have to be read to undo that."""
+    return folder / f"{TEMPORARY}{secrets.token_hex(6)}"

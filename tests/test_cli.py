@@ -13,7 +13,7 @@ from typer.main import get_command
 
 import neucore_xl.train as train_module
 from neucore_xl.cli import app, main
-from neucore_xl.cli.output import write_json
+from neucore_xl.cli.output import write_report
 from neucore_xl.config.load import dump_yaml, load_settings, recipe_names
 from neucore_xl.errors import UserError
 
@@ -166,19 +166,19 @@ def test_a_fault_of_the_program_keeps_its_trace(error: Exception, monkeypatch: p
 
 def test_a_json_report_replaces_a_report_of_its_kind_and_nothing_else(tmp_path: Path):
     report, annotations = tmp_path / "report.json", tmp_path / "cap.json"
-    write_json(report, {"trainable": True})
-    write_json(report, {"trainable": False})
+    write_report(report, {"trainable": True})
+    write_report(report, {"trainable": False})
     assert json.loads(report.read_text()) == {"trainable": False}
     annotations.write_text('[{"pairid": 1}]')
     with pytest.raises(UserError, match="not written by this command"):
-        write_json(annotations, {"trainable": True})
+        write_report(annotations, {"trainable": True})
     assert annotations.read_text() == '[{"pairid": 1}]'
 
 
 def test_a_report_into_a_place_that_is_a_file_is_one_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="Cannot write"):
-        write_json(tmp_path / "file" / "report.json", {"a": 1})
+    with pytest.raises(UserError, match=r"writing report\.json is impossible"):
+        write_report(tmp_path / "file" / "report.json", {"a": 1})
 
 
 @pytest.fixture(scope="module")

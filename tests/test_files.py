@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import filelock
@@ -21,6 +22,77 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
             files.write_json(path, {})
     assert '"ü"' in path.read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_the_caller_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "a", []
+
+    def fsync(handle: int) -> None:
+        synced.append((str(Path(f"/proc/self/fd/{handle}").readlink()), path.exists()))
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    with files.new_file(path) as temporary:
+        temporary.write_text("x")
+    assert synced == [(str(temporary), False), (str(tmp_path), True)]
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o077])
+def test_permissions_are_those_that_the_users_mask_gives(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        files.write_json(tmp_path / "a.json", {})
+        with files.output_file(tmp_path / "deep" / "b") as temporary:
+            temporary.touch()
+        for _ in range(2):  # the second replaces the first
+            with files.new_folder(tmp_path / "folder") as folder:
+                (folder / "c").touch()
+        (tmp_path / "plain").touch()
+        (tmp_path / "plain folder").mkdir()
+    finally:
+        os.umask(before)
+    entries = list(tmp_path.rglob("*"))
+    assert len(entries) == 7
+    assert {p.stat().st_mode & 0o777 for p in entries if p.is_dir()} == {0o777 & ~mask}
+    assert {p.stat().st_mode & 0o777 for p in entries if p.is_file()} == {0o666 & ~mask}
+
+
+def test_a_file_of_the_same_content_is_not_touched_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    for text, replaced in (("one", True), ("one", False), ("two", True)):
+        before = path.stat().st_ino if path.exists() else None
+        with files.new_file(path, keep_same=True) as temporary:
+            temporary.write_text(text)
+        assert (path.stat().st_ino != before) is replaced
+        assert path.read_text() == text
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("folder", r"writing folder under .* is impossible, a folder has that name"),
+        ("file/below/it", r"file/below is a file or lies below one, so writing it is impossible"),
+        ("n" * 300, r"the name is too long"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=said), files.output_file(tmp_path / name) as temporary:
+        temporary.touch()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    files.temporary_folder(tmp_path)
+    with files.new_file(tmp_path / "a") as temporary:
+        temporary.write_text("x")
+        left = temporary.with_name(temporary.name + "0")
+        left.touch()
+    files.remove_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize(

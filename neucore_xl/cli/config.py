@@ -36,11 +36,11 @@ def reference(
     write: Annotated[Path | None, typer.Option("--write", help="Write the page to this file instead.")] = None,
 ) -> None:
     """Print the reference page of all settings (Markdown)."""
-    from neucore_xl.cli.output import write_text
+    from neucore_xl.cli.output import write_own
     from neucore_xl.config.reference import MARK, render
 
     if write is None:
         typer.echo(render(), nl=False)
     else:
-        write_text(write, render(), replaces=lambda old: MARK in old)
+        write_own(write, render(), replaces=lambda old: MARK in old)
         typer.echo(f"wrote {write}")

@@ -32,14 +32,14 @@ def doctor(
     """Say what is there, what is missing and every irregular row; exit 0 if it can be trained on, 1 if not."""
     from rich.console import Console
 
-    from neucore_xl.cli.output import write_json
+    from neucore_xl.cli.output import write_report
     from neucore_xl.data.doctor.examine import examine
 
     console = Console()
     report = examine(name.value, root, images=images, console=console)
     report.print(console)
     if json_file is not None:
-        write_json(json_file, report.to_json())
+        write_report(json_file, report.to_json())
     raise typer.Exit(0 if report.trainable else 1)
 
 

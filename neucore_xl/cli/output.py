@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from neucore_xl.errors import UserError
+from neucore_xl.files import output_file
 
 
-def write_text(path: Path, text: str, *, replaces: Callable[[str], bool]) -> None:
+def write_own(path: Path, text: str, *, replaces: Callable[[str], bool]) -> None:
     """Write ``text`` to ``path`` atomically; an existing file is replaced only where ``replaces(its text)`` holds.
 
     Raises `UserError` for a file that this command did not write, and for a folder that cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with output_file(path) as temporary:
         if path.exists() and not replaces(path.read_text(encoding="utf-8", errors="replace")):
             raise UserError(f"{path} exists and was not written by this command; remove it or choose another name.")
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"Cannot write {path}: {error.strerror}; choose another place.") from None
 
 
-def write_json(path: Path, report: dict[str, Any]) -> None:
+def write_report(path: Path, report: dict[str, Any]) -> None:
     """Write a report; an earlier report with the same top-level keys is replaced, another file is not."""
 
     def same_kind(old: str) -> bool:
@@ -40,4 +32,4 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
             return False
         return isinstance(loaded, dict) and set(loaded) == set(report)
 
-    write_text(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n", replaces=same_kind)
+    write_own(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n", replaces=same_kind)

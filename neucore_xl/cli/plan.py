@@ -26,7 +26,7 @@ def plan(
 
     settings = load_settings(recipe, overrides or [])
 
-    from neucore_xl.cli.output import write_json
+    from neucore_xl.cli.output import write_report
     from neucore_xl.sizing.dry_run import plan_lines
     from neucore_xl.sizing.plan import Cluster, make_plan
 
@@ -34,6 +34,6 @@ def plan(
     for line in plan_lines(found):
         typer.echo(line)
     if json_file is not None:
-        write_json(json_file, found.as_dict())
+        write_report(json_file, found.as_dict())
     if found.recommended is None:
         raise typer.Exit(1)

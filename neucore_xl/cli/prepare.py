@@ -115,9 +115,9 @@ def sequences(
         result = preparing.score_truth(score, planner=planner, predicted=predicted, model=plan)
         preparing.print_score(result, console)
         if json_file is not None:
-            from neucore_xl.cli.output import write_json
+            from neucore_xl.cli.output import write_report
 
-            write_json(json_file, result.to_json())
+            write_report(json_file, result.to_json())
     elif root is not None and plan is not None:
         planned = preparing_llm.prepare_llm(
             root,
@@ -156,6 +156,6 @@ def concepts(
     lists = concept_lists(root, known=known, split=split)
     lists.print(Console())
     if json_file is not None:
-        from neucore_xl.cli.output import write_json
+        from neucore_xl.cli.output import write_report
 
-        write_json(json_file, lists.to_json())
+        write_report(json_file, lists.to_json())

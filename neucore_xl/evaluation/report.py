@@ -17,8 +17,9 @@ from neucore_xl.data.images import load_rgb
 from neucore_xl.data.triplets import Split
 from neucore_xl.errors import UserError
 from neucore_xl.evaluation.ranking import ABSENT, UNRANKED, Scores, columns, rank_of_target, top_k
-from neucore_xl.evaluation.result import Result, describe, write_atomically
+from neucore_xl.evaluation.result import Result, describe
 from neucore_xl.evaluation.significance import Interval
+from neucore_xl.files import output_file
 from neucore_xl.language.sequence import FusionSequence
 
 Thumbnails = Literal["embed", "link"]
@@ -158,7 +159,9 @@ def write_page(
         rows=rows,
         source=source,
     )
-    return write_atomically(path, lambda stream: stream.write(html.encode()))
+    with output_file(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return path
 
 
 def system_row(name: str, result: Result, difference: Interval | None = None, notes: str = "") -> SystemRow:

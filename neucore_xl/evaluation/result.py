@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neucore_xl.errors import UserError
+from neucore_xl.files import output_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,7 +79,8 @@ class Result:
         arrays: dict[str, Any] = {"ids": np.array(self.ids, dtype=np.str_), **self.per_query}
         if self.strata is not None:
             arrays["strata"] = self.strata
-        write_atomically(directory / QUERIES_FILE, lambda stream: np.savez_compressed(stream, **arrays))
+        with output_file(directory / QUERIES_FILE) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
         # Last, so that a metrics.json is always accompanied by its queries.
         return write_json(directory / METRICS_FILE, self.to_json(), indent=2)
 
@@ -154,35 +154,16 @@ def prepare_output(directory: Path, *, run: str, force: bool = False) -> None:
                 f"{path} holds figures of another run{f' ({there})' if there else ''}: choose another --out, or "
                 "replace it with --force"
             )
-    write_atomically(directory / ".writable", lambda stream: None).unlink()
-
-
-def write_atomically(path: Path, write: Any) -> Path:
-    """``write(stream)`` into a temporary file beside ``path``, then rename it; ``UserError`` where that fails."""
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        stream: IO[bytes]
-        with os.fdopen(descriptor, "wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)  # mkstemp gives 0600, whatever the user's own mask says
-        Path(temporary).replace(path)
-        temporary = None
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-    return path
+    writable = directory / ".writable"
+    with output_file(writable) as temporary:
+        temporary.touch()
+    writable.unlink()
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> Path:
     """``content`` as UTF-8 JSON at ``path``, atomically; without ``indent`` in its most compact form."""
     separators = None if indent else (",", ":")
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators) + "\n"
-    return write_atomically(path, lambda stream: stream.write(text.encode()))
+    with output_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path

@@ -5,15 +5,13 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from neucore_xl.errors import UserError, did_you_mean, nearest
+from neucore_xl.files import output_file
 from neucore_xl.language.sequence import OPERATIONS, FusionSequence, Operation, Step
 
 FORMAT = "neucore-xl/fusion-sequences"
@@ -54,21 +52,10 @@ def write_sequences(
     unless ``force``.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with output_file(path, keep_same=True) as temporary:
         written = _write_lines(temporary, _header_json(planner, settings), sequences)
-        if not path.exists() or not filecmp.cmp(temporary, path, shallow=False):
-            if path.exists() and not force:
-                raise UserError(f"{path} exists and differs: give another name, or ask to overwrite it")
-            temporary.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}): choose another place or free some room"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        if not force and path.exists() and not filecmp.cmp(temporary, path, shallow=False):
+            raise UserError(f"{path} exists and differs: give another name, or ask to overwrite it")
     return written
 
 
@@ -84,8 +71,6 @@ def _write_lines(path: Path, header: dict[str, Any], sequences: Iterable[FusionS
             seen.add(digest)
             line = {"text": sequence.text, "steps": [step_json(s) for s in sequence.steps]}
             out.write(_dumps(line | {key: notes[key] for key in NOTES if notes.get(key)}) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
     return len(seen)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -100,12 +99,6 @@ class Vocabulary:
         if data.get("fingerprint") != vocabulary.fingerprint():
             raise UserError(f"{source} was altered (its fingerprint differs): take the file that the run wrote")
         return vocabulary
-
-    def save(self, path: Path) -> None:
-        """Write the JSON file at once or not at all."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(self.to_json()), encoding="utf-8")
-        temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:

@@ -93,7 +93,7 @@ class RunFolder:
         if not self.exists:
             files.write_json(self.path / "environment.json", describe(settings, command))
             # Last, since it is what makes the folder a run.
-            files.write_bytes(self.path / "config.yaml", dump_yaml(settings).encode())
+            files.write_text(self.path / "config.yaml", dump_yaml(settings))
             return
         changed = differences(self.settings(), settings)
         refused = [c for c in changed if c[0] not in MAY_DIFFER]

@@ -102,7 +102,7 @@ def cut_log(path: Path, last_step: int) -> None:
     """Leave only the records up to ``last_step``: a resumed run writes the later ones again. Atomic."""
     if path.exists():
         kept = [record for record in read_log(path) if record["step"] <= last_step]
-        files.write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        files.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 class RunLog:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from neucore_xl.ablation.run import evaluate_run
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
 from neucore_xl.runs.system import load_run
@@ -58,6 +59,20 @@ def test_a_run_explains_itself_and_its_best_checkpoint_loads(tiny: Tiny, tmp_pat
     again = train(tiny(), run)  # finished: nothing is trained
     assert again == summary
     assert [r["step"] for r in log_of(run)] == list(range(1, 11))
+
+
+def test_all_of_a_run_folder_has_the_permissions_that_the_users_mask_gives(tiny: Tiny, tmp_path: Path) -> None:
+    settings, run = tiny("train.steps=2", "model.name=text-only"), tmp_path / "run"
+    before = os.umask(0o007)  # a group that works together
+    try:
+        train(settings, run)
+        evaluate_run(run, settings)
+    finally:
+        os.umask(before)
+    entries = [run, *run.rglob("*")]
+    assert {"metrics.json", "config.yaml", "manifest.json", "log.jsonl"} <= {p.name for p in entries}
+    modes = {p.relative_to(run).as_posix(): p.stat().st_mode & 0o777 for p in entries}
+    assert {name: mode for name, mode in modes.items() if mode != (0o770 if (run / name).is_dir() else 0o660)} == {}
 
 
 def test_cached_features_give_the_losses_of_uncached_ones(tiny: Tiny, tmp_path: Path) -> None:

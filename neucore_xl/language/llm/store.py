@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from neucore_xl import files
 from neucore_xl.errors import UserError
 from neucore_xl.language.llm.answers import Record
 from neucore_xl.language.sequence import FusionSequence
@@ -62,7 +62,7 @@ class Store:
             self._sweep()
             if not path.exists():
                 content = json.dumps(self.identity, indent=1, sort_keys=True) + "\n"
-                _write_whole(path, lambda temporary: temporary.write_text(content, encoding="ascii"))
+                files.write_text(path, content)
             found = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(
@@ -192,7 +192,8 @@ class Store:
         table = Dataset.from_dict({name: [row[name] for row in rows] for name in _COLUMNS}, features=features)
         path = self.folder / f"part-{self._writer}-{self._written:06d}.parquet"
         try:
-            _write_whole(path, lambda temporary: table.to_parquet(str(temporary)))
+            with files.new_file(path) as temporary:
+                table.to_parquet(str(temporary))
         except OSError as error:
             raise UserError(f"cannot store in {self.folder} ({error.strerror or error}): free some room") from error
         self._written += 1
@@ -228,22 +229,3 @@ def _keys_and_texts(part: Path) -> Iterator[tuple[str, Any]]:
             f"{part} is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
             "delete this file, and its sentences are planned again"
         ) from error
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """``write`` a temporary file beside ``path``, sync it and give it its name."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # some network file systems sync no folders
-                os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

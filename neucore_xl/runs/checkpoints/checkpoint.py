@@ -241,3 +241,4 @@ def write_weights(
     except safetensors.SafetensorError as error:  # the operating system's error is in its text alone
         found = re.search(r"os error (\d+)", str(error))
         raise OSError(int(found[1]), str(error)) if found else error from error
+    files.usual_permissions(folder / name)  # safetensors keeps its files to the user alone

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,17 +132,9 @@ def check_out(out: Path, *, force: bool = False) -> None:
 
 def _write(tensors: dict[str, Tensor], out: Path, metadata: dict[str, str], force: bool) -> None:
     check_out(out, force=force)
-    with (
-        files.disk_errors("exporting", out.parent),
-        tempfile.TemporaryDirectory(prefix=files.TEMPORARY, dir=out.parent) as folder,
-    ):
-        temporary = Path(folder) / out.name
+    with files.disk_errors("exporting", out.parent), files.new_file(out) as temporary:
         if out.suffix == ".pt":
             with files.plain_writer(temporary) as file:
                 torch.save({k: v.detach().cpu().clone() for k, v in tensors.items()}, file)  # type: ignore[arg-type]
         else:
-            write_weights(tensors, Path(folder), out.name, metadata)
-        files.sync_file(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(out)
-    files.sync_folder(out.parent)
+            write_weights(tensors, temporary.parent, temporary.name, metadata)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,7 +84,7 @@ def write_together(
         with files.disk_errors(doing, folder):
             folder.mkdir(parents=True, exist_ok=True)
             files.remove_leftovers(folder)  # of a process that was killed here; a run has one writer
-            return tempfile.mkdtemp(prefix=files.TEMPORARY, dir=folder)
+            return str(files.temporary_folder(folder))
 
     temporary = Path(world.on_main(begin))
     try:

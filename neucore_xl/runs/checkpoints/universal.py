@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,7 @@ def universal_folder(
     try:
         with world.agreed(), files.disk_errors(doing, checkpoint.path):
             if world.is_main:
-                temporary = Path(tempfile.mkdtemp(prefix=files.TEMPORARY, dir=checkpoint.path))
+                temporary = files.temporary_folder(checkpoint.path)
                 if checkpoint.zero_stage:
                     process = _start(checkpoint, temporary)
                 else:
