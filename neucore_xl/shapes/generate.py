@@ -10,18 +10,15 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
-
 from neucore_xl.errors import UserError
 from neucore_xl.language.sequence import FusionSequence
+from neucore_xl.progress import track
 from neucore_xl.shapes import write_cirr, write_fashion_iq
 from neucore_xl.shapes.describe import describe
 from neucore_xl.shapes.draw import render
@@ -205,7 +202,7 @@ def _draw(jobs: Sequence[Job], size: int, workers: int, progress: bool) -> None:
     for folder in {str(Path(file).parent) for file, _ in jobs}:
         Path(folder).mkdir(parents=True, exist_ok=True)
     batches = [jobs[i : i + BATCH] for i in range(0, len(jobs), BATCH)]
-    with _bar(len(jobs), progress) as advance:
+    with track("drawing", len(jobs), shown=progress) as advance:
         for done in _drawn(batches, size, workers if len(jobs) >= SMALL else 1):
             advance(done)
 
@@ -219,14 +216,6 @@ def _drawn(batches: Sequence[Sequence[Job]], size: int, workers: int) -> Iterato
     # "spawn": forking a process that has already started threads (torch does) can hang the child.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(_draw_batch, batches, [size] * len(batches))
-
-
-@contextmanager
-def _bar(total: int, show: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error as the function that advances it."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not show) as bar:
-        task = bar.add_task("drawing", total=total)
-        yield lambda n: bar.advance(task, n)
 
 
 PLANNER = "truth"

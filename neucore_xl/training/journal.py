@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from neucore_xl import files
+from neucore_xl.progress import track
 
 
 class Journal:
@@ -25,43 +25,33 @@ class Journal:
     def __init__(self, log: RunLog | None, steps: int, resumed: int = 0, console: Console | None = None) -> None:
         self._log = log
         self._console = console
-        self._progress: Progress | None = None
-        if console is not None and console.is_terminal:
-            self._progress = Progress(
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=console,
-            )
-            self._task = self._progress.add_task("training", total=steps, completed=resumed, note="")
+        self._step = resumed
+        self._bar_runs = console is not None and console.is_terminal
+        self._bar = track(
+            "training", steps, console, shown=self._bar_runs, done=resumed, quiet_below=0, lines=False, stays=True
+        )
 
     def __enter__(self) -> Journal:
-        if self._progress is not None:
-            self._progress.start()
+        self._advance_bar = self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        self._bar.__exit__(kind, error, trace)
         if self._log is not None:
             self._log.close()
 
     def advance(self, step: int, smoothed_loss: float | None) -> None:
         """Show that ``step`` steps are done."""
-        if self._progress is not None:
-            note = "" if smoothed_loss is None else f"loss {smoothed_loss:.3f}"
-            self._progress.update(self._task, completed=step, note=note)
+        self._advance_bar(step - self._step, "" if smoothed_loss is None else f"loss {smoothed_loss:.3f}")
+        self._step = step
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append ``record``, which has a ``step``, to the log."""
         if self._log is not None:
             self._log.write(record)
-        if self._progress is None or "validation" in record:
+        if not self._bar_runs or "validation" in record:
             self.say(_sentence(record))
 
     def say(self, text: str) -> None:

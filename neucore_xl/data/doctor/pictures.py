@@ -9,16 +9,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from neucore_xl.data.images import load_rgb
 from neucore_xl.errors import UserError
+from neucore_xl.progress import track
 
 _CHUNK = 16  # pictures handed to a process at a time
 _POOL_FROM = 64  # fewer pictures than this are decoded here: starting processes would take longer
@@ -44,7 +43,8 @@ def check_pictures(paths: Mapping[str, Path], *, console: Console | None = None,
     unreadable: dict[str, str] = {}
     modes: Counter[str] = Counter()
     by_digest: dict[str, list[str]] = defaultdict(list)
-    with _bar(console, len(present)) as advance:
+    bar = track("Decoding pictures", len(present), console, shown=console is not None, quiet_below=0, lines=False)
+    with bar as advance:
         for name, (mode, digest, error) in zip(present, _examine_all(list(present.values()), workers), strict=True):
             advance()
             if error is not None:
@@ -80,25 +80,6 @@ def _examine_all(paths: list[Path], workers: int) -> Iterator[tuple[str, str, st
             yield from pool.map(_examine, paths, chunksize=_CHUNK)
     except BrokenProcessPool:
         raise UserError("A process that decodes pictures died; give it more memory or run with --no-images.") from None
-
-
-@contextmanager
-def _bar(console: Console | None, total: int) -> Iterator[_Advance]:
-    if console is None:
-        yield _Advance(None)
-        return
-    columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        yield _Advance(progress, progress.add_task("Decoding pictures", total=total))
-
-
-class _Advance:
-    def __init__(self, progress: Progress | None, task: object = None) -> None:
-        self._progress, self._task = progress, task
-
-    def __call__(self) -> None:
-        if self._progress is not None:
-            self._progress.advance(self._task)  # type: ignore[arg-type]
 
 
 def name_clashes(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:

@@ -1,4 +1,4 @@
-"""What passes between the parts of the planner: a model's answers, and the checked record of a sentence."""
+"""What passes between the parts of the planner: a model's answers, the checked record of a sentence, and times."""
 
 from __future__ import annotations
 

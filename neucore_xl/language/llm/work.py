@@ -2,13 +2,13 @@
 
 ``plan_pending`` plans and stores, ``merge`` turns a complete store into the sequence file. Shards are dealt by a
 sentence's place among the distinct sentences of the data set, so that n processes agree without speaking.
+``show_rates`` tells how fast it goes and how long it will take.
 """
 
 from __future__ import annotations
 
 import re
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -25,11 +25,13 @@ from neucore_xl.language.llm.answers import Record, Timing
 from neucore_xl.language.llm.store import Store
 from neucore_xl.language.sequence import check_sequence
 from neucore_xl.language.sequence_file import Noted, write_sequences
+from neucore_xl.progress import track
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 WINDOW = 1024  # sentences that are sorted by length together; what was stored is told the planner between windows
+EVERY = 30.0  # seconds between two lines of a log file
 
 
 class RecordPlanner(Protocol):
@@ -167,6 +169,28 @@ def timed_records(planner: RecordPlanner, texts: Sequence[str]) -> tuple[list[Re
     return records, timings
 
 
+@contextmanager
+def show_rates(
+    total: int, done: int, console: Console | None = None, every: float = EVERY
+) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function that is called with the sentences and tokens of a finished portion.
+
+    ``done`` of ``total`` sentences were there before and count for no rate. A terminal gets a bar, a log file a line
+    every ``every`` seconds and one at the end; both on standard error.
+    """
+    start, planned, written = time.monotonic(), 0, 0
+    with track("sentences", total, console, done=done, quiet_below=0, every=every) as advance:
+
+        def shown(sentences: int, tokens: int) -> None:
+            nonlocal planned, written
+            planned, written = planned + sentences, written + tokens
+            seconds = max(time.monotonic() - start, 1e-9)
+            left = timedelta(seconds=round(seconds / planned * (total - done - planned)))
+            advance(sentences, f"{planned / seconds:.1f} sentences/s, {written / seconds:.0f} tokens/s, {left} left")
+
+        yield shown
+
+
 class Stopped(UserError):
     """A signal ended the run in order; ``exit_code`` is the shell's for that signal."""
 
@@ -247,68 +271,3 @@ def _missing(missing: Sequence[str], texts: Sequence[str], store: Store, shards:
     of = sorted({place % shards for place, text in enumerate(texts) if text in lacking})
     named = ", ".join(f"{i}/{shards}" for i in of[:20]) + (", …" if len(of) > 20 else "")
     return f"{said}: run what is left of the shards {named}"
-
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-EVERY = 30.0  # seconds between two lines of a log file
-
-
-@contextmanager
-def show_rates(
-    total: int, done: int, console: Console | None = None, every: float = EVERY
-) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function that is called with the sentences and tokens of a finished portion.
-
-    ``done`` of ``total`` sentences were there before and count for no rate. A terminal gets a bar, a log file a line
-    every ``every`` seconds and one at the end; both on standard error.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    console = console or Console(file=sys.stderr)
-    rates = _Rates(total, done)
-    if not console.is_terminal:
-        yield _Lines(rates, console, every)
-        console.print(rates.line(), highlight=False, soft_wrap=True)
-        return
-    with Progress(BarColumn(20), TextColumn("{task.description}"), console=console, transient=True) as bar:
-        task = bar.add_task(rates.line(), total=total, completed=done)
-
-        def advance(sentences: int, tokens: int) -> None:
-            rates.add(sentences, tokens)
-            bar.update(task, completed=rates.done, description=rates.line())
-
-        yield advance
-
-
-class _Rates:
-    def __init__(self, total: int, done: int) -> None:
-        self.total, self.done, self.before, self.tokens = total, done, done, 0
-        self.start = time.monotonic()
-
-    def add(self, sentences: int, tokens: int) -> None:
-        self.done += sentences
-        self.tokens += tokens
-
-    def line(self) -> str:
-        seconds = max(time.monotonic() - self.start, 1e-9)
-        planned = self.done - self.before
-        left = seconds / planned * (self.total - self.done) if planned else None
-        return (
-            f"{self.done} of {self.total} sentences, {planned / seconds:.1f} sentences/s, "
-            f"{self.tokens / seconds:.0f} tokens/s, {'?' if left is None else timedelta(seconds=round(left))} left"
-        )
-
-
-class _Lines:
-    def __init__(self, rates: _Rates, console: Console, every: float) -> None:
-        self.rates, self.console, self.every = rates, console, every
-        self.last = time.monotonic()
-
-    def __call__(self, sentences: int, tokens: int) -> None:
-        self.rates.add(sentences, tokens)
-        if time.monotonic() - self.last >= self.every:
-            self.last = time.monotonic()
-            self.console.print(self.rates.line(), highlight=False, soft_wrap=True)

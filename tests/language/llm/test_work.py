@@ -173,9 +173,9 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
         shown(50, 100)
     lines = console.export_text().splitlines()
     assert [line.split(",")[0] for line in lines] == [
-        "50 of 100 sentences",
-        "100 of 100 sentences",
-        "100 of 100 sentences",
+        "sentences: 50 of 100",
+        "sentences: 100 of 100",
+        "sentences: 100 of 100",
     ]
     assert all("sentences/s" in line and "tokens/s" in line for line in lines)
     assert lines[-1].endswith("0:00:00 left")
