@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neucore_xl.errors import UserError, one_sentence
+from neucore_xl.errors import UserError
+from neucore_xl.parallel.ending import ended, hand_over
 
 if TYPE_CHECKING:  # torch is imported when a run is really opened, so that --help answers at once
     import numpy as np
@@ -46,31 +45,12 @@ def guarded(main: Callable[[Sequence[str] | None], None], arguments: Sequence[st
 
     Of many processes that fail alike the first one speaks.
     """
-    from neucore_xl.parallel.ending import hand_over
-
-    rank, code = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0), 0
+    code = 0
     try:
         main(arguments)
-    except (UserError, OSError) as error:
-        if (said := one_sentence(error)) is None:
-            raise
-        own = _met() and not getattr(error, "everybodys", False)
-        if rank == 0 or own:
-            print(f"{Path(sys.argv[0]).name}: {said[0]}", file=sys.stderr)
-        code = said[1]
-    except Exception:
-        if not _met():
-            raise
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)  # the others wait: this process must not linger in its own end
-    sys.exit(hand_over(code, rank))
-
-
-def _met() -> bool:
-    """Whether this process has met others."""
-    torch = sys.modules.get("torch")
-    return torch is not None and torch.distributed.is_initialized()
+    except Exception as error:
+        code = ended(error, name=Path(sys.argv[0]).name)
+    sys.exit(hand_over(code))
 
 
 def meet(settings: Settings) -> World:
@@ -81,12 +61,7 @@ def meet(settings: Settings) -> World:
 
     launch, device = detect(), resolve_device(settings.train).type
     check(launch, settings.train.world_size, device)
-    try:
-        return start(launch, device)
-    except UserError as error:
-        if launch.rank:  # here the processes cannot agree: each says what it saw
-            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        raise
+    return start(launch, device)
 
 
 @dataclass(frozen=True)

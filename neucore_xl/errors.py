@@ -23,7 +23,8 @@ class UserError(Exception):
     """
 
     exit_code = 2
-    everybodys = False  # raised by all processes of a job alike: one of them says it
+    # Whether all processes of a job raise it alike, so that one of them says it, or (False) no other knows of it.
+    on_all_ranks: bool | None = None  # None: all raise it until the processes have met, one of them later
 
 
 # Where the machine or a path and not the program is to blame.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neucore_xl.errors import UserError, one_sentence
+from neucore_xl.errors import UserError
 
 if TYPE_CHECKING:
     from neucore_xl.config.schema import Settings
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the recipe")
     options = parser.parse_intermixed_args(arguments)
 
-    from neucore_xl.parallel.ending import hand_over
+    from neucore_xl.parallel.ending import ended, hand_over
 
     rank = 0
     try:
@@ -61,12 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings(options.recipe, options.overrides)
         words = {"recipe": options.recipe, "overrides": options.overrides}
         passed = preflight(settings, options.run, launch, free_gib=options.free_gib, **words)
-    except (UserError, OSError) as error:
-        if (said := one_sentence(error)) is None:
-            raise
-        if rank == 0:
-            print(f"error: {said[0]}", file=sys.stderr, flush=True)
-        return hand_over(said[1], rank)
+    except Exception as error:
+        return hand_over(ended(error, rank), rank)
     return hand_over(0 if passed else 2, rank)
 
 

@@ -6,13 +6,12 @@ Any launcher will do: ``python``, ``torchrun``, ``accelerate launch``, ``deepspe
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neucore_xl.errors import UserError, one_sentence
+from neucore_xl.parallel.ending import ended, hand_over
 
 if TYPE_CHECKING:
     from neucore_xl.config.schema import Settings
@@ -38,10 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings(options.recipe, options.overrides)
         if options.dry_run:
             return _rehearse(settings, options)
-    except (UserError, OSError) as error:
-        if (said := one_sentence(error)) is None:
-            raise
-        return refused(*said)
+    except Exception as error:
+        return hand_over(ended(error))
     from neucore_xl.training.job import run_job
 
     return run_job(settings, options.run)
@@ -56,16 +53,6 @@ def _rehearse(settings: Settings, options: argparse.Namespace) -> int:
     cluster = present_cluster(None, None, 80.0)
     dry_run(settings, cluster, Console(), recipe=options.recipe, overrides=options.overrides)
     return 0
-
-
-def refused(sentence: str, code: int) -> int:
-    """The end of a start that was wrong in all processes alike: the first of them says so."""
-    from neucore_xl.parallel.ending import hand_over
-
-    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
-    if rank == 0:
-        print(f"error: {sentence}", file=sys.stderr)
-    return hand_over(code, rank)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import typer
 
 from neucore_xl import __version__
 from neucore_xl.cli import ablate, checkpoint, config, data, demo, explain, plan, prepare, submission, train
-from neucore_xl.errors import UserError, one_sentence
+from neucore_xl.errors import UserError
+from neucore_xl.parallel.ending import ended
 
 app = typer.Typer(
     name="neucore-xl",
@@ -55,7 +56,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="neucore-xl")
     except (UserError, OSError) as error:
-        if (said := one_sentence(error)) is None:
-            raise
-        print(f"error: {said[0]}", file=sys.stderr)
-        sys.exit(said[1])
+        sys.exit(ended(error, rank=0))

@@ -158,6 +158,7 @@ class _Apart(UserError):
     """The processes did not meet: not a wrong setting but a process or a network that fails."""
 
     exit_code = 1
+    on_all_ranks = False  # here they cannot agree: each says what it saw
 
 
 def _remote(error: Exception) -> str:

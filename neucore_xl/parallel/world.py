@@ -126,7 +126,7 @@ def _joined(found: list[tuple[str, int, str] | None]) -> UserError:
         if others:
             text += f" ({others} other ranks failed otherwise)"
     error = UserError(text)
-    error.exit_code, error.everybodys = code, True
+    error.exit_code, error.on_all_ranks = code, True
     return error
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from neucore_xl.config.schema import Settings
-from neucore_xl.errors import UserError, one_sentence
-from neucore_xl.parallel.ending import hand_over
+from neucore_xl.errors import UserError
+from neucore_xl.parallel.ending import ended, hand_over, leave
 from neucore_xl.parallel.launch import check, detect
 from neucore_xl.parallel.start import start, stop
 from neucore_xl.parallel.stopping import StopSignals
@@ -31,20 +28,16 @@ def run_job(settings: Settings, run_dir: Path) -> int:
     0 finished; 1 stopped by a fault; 2 wrong input; 75 and 76 stopped on purpose, saved (``errors.REQUEUE``,
     ``errors.STOPPED``); 130 interrupted. What concerns all is said once, by rank 0.
     """
-    rank, local, many, world = 0, 0, False, None
+    rank, local, world = 0, 0, None
     try:
         launch = detect()
-        rank, local, many = launch.rank, launch.local_rank, launch.many
+        rank, local = launch.rank, launch.local_rank
         device = resolve_device(settings.train).type
         check(launch, settings.train.world_size, device)
         strategy = choose_strategy(settings.train, launch.world_size)
-        try:
-            # no collective operation may give up before the watchdog has said who waits for whom
-            minutes = max(60.0, 2 * settings.train.hang_minutes)
-            world = start(launch, device, group=strategy.needs_group, collective_minutes=minutes)
-        except UserError as error:  # here the processes cannot agree: each says what it saw
-            print(f"error: {error}", file=sys.stderr)
-            return hand_over(error.exit_code, rank)
+        # no collective operation may give up before the watchdog has said who waits for whom
+        minutes = max(60.0, 2 * settings.train.hang_minutes)
+        world = start(launch, device, group=strategy.needs_group, collective_minutes=minutes)
         same_settings(settings, world)
         console = Console() if world.is_main else None
         with StopSignals() as signals:
@@ -57,20 +50,10 @@ def run_job(settings: Settings, run_dir: Path) -> int:
         _say(f"interrupted: the same command goes on from the last checkpoint in {run_dir}", rank)
         code = 130
     except Exception as error:
-        said = one_sentence(error) if isinstance(error, UserError | OSError) else None
-        lost = lost_peers(error, world)
-        if said is not None:
-            # Before they have met each node speaks for itself; later rank 0 does, or the one whose own error it is.
-            _say(f"error: {said[0]}", local if world is None else rank * getattr(error, "everybodys", False))
-            code = said[1]
-        elif lost is not None:
+        if (lost := lost_peers(error, world)) is not None:
             print(f"error: {lost}", file=sys.stderr, flush=True)
-            return _leave(1)
-        elif many:  # the others wait for this process: it must not linger in its own end
-            traceback.print_exc()
-            return _leave(1)
-        else:
-            raise
+            leave(1)
+        code = ended(error, rank, before=local)  # before they have met each node speaks for itself
     if world is not None:
         stop(world)
     return hand_over(code, rank)
@@ -88,10 +71,3 @@ def same_settings(settings: Settings, world: World) -> None:
 def _say(text: str, rank: int) -> None:
     if rank == 0:
         print(text, file=sys.stderr, flush=True)
-
-
-def _leave(code: int) -> Any:
-    """End now: destroying a process group whose members are gone can wait for ever."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

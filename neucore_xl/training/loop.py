@@ -212,7 +212,7 @@ class TrainingStopped(UserError):
     """
 
     exit_code = 1
-    everybodys = True
+    on_all_ranks = True
 
     def __init__(self, what: str, step: int, ids: tuple[str, ...], checkpoint: Path | None) -> None:
         self.step, self.ids, self.checkpoint = step, ids, checkpoint
