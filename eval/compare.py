@@ -56,12 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(table)
     verdict = "more than chance" if found.excludes_zero else "not more than chance"
     console.print(
-        f"{a.headline}: A - B = {found} ({found.confidence:.0%}, {found.method}, {found.resamples} paired resamples of "
-        f"{a.n_queries} queries): {verdict}",
+        f"{a.headline}: A - B = {found.signed()} ({found.confidence:.0%}, {found.method}, {found.resamples} paired "
+        f"resamples of {a.n_queries} queries): {verdict}",
         highlight=False,
     )
     if options.json is not None:
-        record = {"a": str(options.a), "b": str(options.b), "measure": a.headline, **vars(found)}
+        record = {"a": str(options.a), "b": str(options.b), "measure": a.headline, **found.to_json()}
         write_json(options.json, json.loads(json.dumps(record)), indent=2)
 
 

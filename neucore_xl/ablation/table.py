@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neucore_xl.errors import UserError
+from neucore_xl.estimates import Estimate
 from neucore_xl.evaluation.result import Result, describe
-from neucore_xl.evaluation.significance import Interval, paired_bootstrap
+from neucore_xl.evaluation.significance import paired_bootstrap
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +27,7 @@ class Row:
 
     name: str
     metrics: Mapping[str, Sequence[float]]
-    ahead: Interval | None
+    ahead: Estimate | None
     ahead_by_seed: Sequence[float]
 
 
@@ -41,7 +42,9 @@ class Comparison:
     protocol: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """A JSON object; every measure per seed, in percent with full precision."""
+        rows = [asdict(row) | {"ahead": row.ahead.to_json() if row.ahead else None} for row in self.rows]
+        return asdict(self) | {"rows": rows}
 
     def print(self, console: Console) -> None:
         """One table; the spread behind ± is the standard deviation over seeds."""
@@ -58,7 +61,7 @@ class Comparison:
         for row in self.rows:
             cells = [_mean(row.metrics[m], spread=m == self.headline) for m in shown]
             by_seed = " ".join(f"{d:+.2f}" for d in row.ahead_by_seed)
-            table.add_row(row.name, *cells, str(row.ahead) if row.ahead else "", by_seed if row.ahead else "")
+            table.add_row(row.name, *cells, row.ahead.signed() if row.ahead else "", by_seed if row.ahead else "")
         console.print(table)
         console.print(describe(self.protocol), highlight=False, soft_wrap=True)
 

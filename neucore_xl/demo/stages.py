@@ -16,10 +16,11 @@ from neucore_xl.data.datasets import open_split
 from neucore_xl.data.triplets import Split
 from neucore_xl.demo.clip import NAME, train_clip
 from neucore_xl.encoding.scores import score_split
+from neucore_xl.estimates import Estimate
 from neucore_xl.evaluation import cirr
 from neucore_xl.evaluation.report import SystemRow, evenly, rows_from_scores, write_page
 from neucore_xl.evaluation.result import Result
-from neucore_xl.evaluation.significance import Interval, paired_bootstrap
+from neucore_xl.evaluation.significance import paired_bootstrap
 from neucore_xl.files import write_json
 from neucore_xl.runs.system import load_run
 from neucore_xl.shapes.generate import generate
@@ -134,14 +135,14 @@ def _summary(rows: dict[str, Evaluated]) -> dict[str, Any]:
         **system.result.to_json(),
         "rows": {row: dict(evaluated.result.metrics) for row, evaluated in rows.items()},
         "ahead_of": {
-            row: {"estimate": i.estimate, "low": i.low, "high": i.high, "confidence": i.confidence}
+            row: {"estimate": i.value, "low": i.low, "high": i.high, "confidence": i.confidence}
             for row, i in ahead.items()
         },
         "environment": describe(system.settings, ["demo"]),
     }
 
 
-def _difference(a: Result, b: Result) -> Interval:
+def _difference(a: Result, b: Result) -> Estimate:
     return paired_bootstrap(a.per_query["mean"], b.per_query["mean"], seed=SEED)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from neucore_xl.errors import UserError
+from neucore_xl.estimates import Estimate
 from neucore_xl.evaluation.result import METRICS_FILE, QUERIES_FILE, Result
-from neucore_xl.evaluation.significance import Interval, Method, paired_bootstrap
+from neucore_xl.evaluation.significance import Method, paired_bootstrap
 
 #: Belongs to a system as much as to the protocol (towers differ in input size): it may differ between two systems.
 MAY_DIFFER = ("preprocessing",)
@@ -47,8 +48,8 @@ def compare(
     resamples: int = 9999,
     method: Method = "percentile",
     seed: int = 0,
-) -> Interval:
-    """Interval of the headline of ``a`` minus that of ``b``, in percent points (see ``paired_bootstrap``).
+) -> Estimate:
+    """The headline of ``a`` minus that of ``b`` with its interval, in percent points (see ``paired_bootstrap``).
 
     Raises:
         UserError: the two were measured by different protocols or on different queries.

@@ -16,9 +16,9 @@ import numpy as np
 from neucore_xl.data.images import load_rgb
 from neucore_xl.data.triplets import Split
 from neucore_xl.errors import UserError
+from neucore_xl.estimates import Estimate
 from neucore_xl.evaluation.ranking import ABSENT, UNRANKED, Scores, columns, rank_of_target, top_k
 from neucore_xl.evaluation.result import Result, describe
-from neucore_xl.evaluation.significance import Interval
 from neucore_xl.files import output_file
 from neucore_xl.language.sequence import FusionSequence
 
@@ -52,7 +52,7 @@ class SystemRow:
 
     name: str
     metrics: Mapping[str, float]
-    difference: Interval | None = None
+    difference: Estimate | None = None
     notes: str = ""
     marks: frozenset[str] = field(default_factory=frozenset)  # measures in which it is best; filled in by write_page
 
@@ -164,7 +164,7 @@ def write_page(
     return path
 
 
-def system_row(name: str, result: Result, difference: Interval | None = None, notes: str = "") -> SystemRow:
+def system_row(name: str, result: Result, difference: Estimate | None = None, notes: str = "") -> SystemRow:
     """The table line of an evaluated system."""
     return SystemRow(name, result.metrics, difference, notes)
 

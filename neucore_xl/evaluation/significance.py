@@ -2,42 +2,24 @@
 
 The headline measures are means of per-query values — (R@5 + R_subset@1)/2 is the mean of (hit@5 + hit_subset@1)/2 —
 so the difference of two systems is the mean of the differences query by query. A macro average over categories
-resamples within each category, the mean of whose means it is.
+is the mean of the categories' means, and each category is resampled on its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from neucore_xl.estimates import Estimate
+
 Method = Literal["percentile", "BCa"]
 Values = NDArray[np.floating] | Sequence[float]
 
 _RESAMPLED_VALUES = 4_000_000  # values resampled at a time: 32 MB, whatever the number of queries
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its confidence interval, in the unit of the values (percent, or points for a difference)."""
-
-    estimate: float
-    low: float
-    high: float
-    confidence: float
-    method: str
-    resamples: int
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
-    def __str__(self) -> str:
-        return f"{self.estimate:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
 
 def bootstrap_interval(
@@ -48,8 +30,8 @@ def bootstrap_interval(
     resamples: int = 9999,
     confidence: float = 0.95,
     method: Method = "percentile",
-) -> Interval:
-    """Interval of the mean of per-query ``values [Q]``.
+) -> Estimate:
+    """Mean, with its interval, of per-query ``values [Q]``.
 
     Args:
         strata: ``[Q]`` categories: the mean is then the mean of their means, resampled within each.
@@ -70,7 +52,7 @@ def bootstrap_interval(
     groups = (data,) if strata is None else tuple(data[strata == s] for s in np.unique(strata))
     estimate = float(np.mean([g.mean() for g in groups]))
     if all(np.ptp(g) == 0 for g in groups):  # nothing to resample: scipy would warn and answer NaN
-        return Interval(estimate, estimate, estimate, confidence, method, resamples)
+        return Estimate(estimate, (estimate, estimate), confidence, method, resamples)
 
     def mean_of_means(*samples: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
         return sum((s.mean(axis=axis) for s in samples), start=np.float64(0)) / len(samples)  # type: ignore[return-value]
@@ -86,7 +68,7 @@ def bootstrap_interval(
         rng=np.random.default_rng(seed),
     )
     interval = result.confidence_interval
-    return Interval(estimate, float(interval.low), float(interval.high), confidence, method, resamples)
+    return Estimate(estimate, (float(interval.low), float(interval.high)), confidence, method, resamples)
 
 
 def paired_bootstrap(
@@ -98,8 +80,8 @@ def paired_bootstrap(
     resamples: int = 9999,
     confidence: float = 0.95,
     method: Method = "percentile",
-) -> Interval:
-    """Interval of the mean of ``a - b``, the per-query values ``[Q]`` of two systems on the same queries.
+) -> Estimate:
+    """Mean, with its interval, of ``a - b``, the per-query values ``[Q]`` of two systems on the same queries.
 
     ``a`` is ahead by more than chance when ``low > 0``. Other arguments as in :func:`bootstrap_interval`.
     """

@@ -59,11 +59,13 @@ def test_an_ablation_is_resumed_and_reports_pairs(
     comparison = run_ablation(runs, out, Console(file=said, width=160), arguments=["ablate"])
     stored = json.loads((out / "ablation.json").read_text())
     assert [row["name"] for row in stored["rows"]] == ["single", "shuffled"]
+    assert stored["rows"][0]["ahead"] is None
+    assert list(stored["rows"][1]["ahead"]) == ["estimate", "low", "high", "confidence", "method", "resamples"]
     assert stored["environment"]["command"]
     single, other = comparison.rows
     assert single.ahead is None
     assert other.ahead is not None
-    assert other.ahead.estimate == pytest.approx(np.mean(other.metrics["mean"]) - np.mean(single.metrics["mean"]))
+    assert other.ahead.value == pytest.approx(np.mean(other.metrics["mean"]) - np.mean(single.metrics["mean"]))
     assert [len(v) for v in other.metrics.values()] == [2] * len(other.metrics)
 
     # What is there is taken: only the run that is missing is trained, and nothing is evaluated twice.
@@ -105,7 +107,7 @@ def test_pairs_are_queries_averaged_over_seeds() -> None:
         seeds=[4, 5],
     ).rows
     assert rows[1].ahead is not None
-    assert rows[1].ahead.estimate == pytest.approx(100 / 3)
+    assert rows[1].ahead.value == pytest.approx(100 / 3)
     assert list(rows[1].ahead_by_seed) == pytest.approx([100 / 3, 100 / 3])
     with pytest.raises(UserError, match="other queries"):
         compare_variants({"base": [result([0, 0, 0])], "other": [result([0, 0, 0], ("a", "b", "d"))]}, seeds=[0])

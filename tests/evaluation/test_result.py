@@ -106,9 +106,9 @@ def test_the_table_shows_the_protocol(result):
 
 def test_compare_aligns_queries_and_refuses_what_cannot_be_compared(result):
     shuffled = replace(result, ids=("9", "7", "8"), per_query={"mean": np.array([0.0, 100.0, 100.0])})
-    assert compare(result, shuffled).estimate == 0
+    assert compare(result, shuffled).value == 0
     worse = replace(result, per_query={"mean": np.array([0.0, 100.0, 0.0])})
-    assert compare(result, worse).estimate == pytest.approx(100 / 3)
+    assert compare(result, worse).value == pytest.approx(100 / 3)
     with pytest.raises(UserError, match='the protocols differ in labels \\("hard" against "soft"\\)'):
         compare(result, result.with_context(protocol={"labels": "soft"}))
     compare(result, result.with_context(protocol={"preprocessing": {"size": 336}}))

@@ -20,16 +20,16 @@ def hits() -> tuple[np.ndarray, np.ndarray]:
 def test_interval_of_a_mean_is_near_the_normal_one(hits, method):
     found = bootstrap_interval(hits[0], method=method)
     error = 1.96 * hits[0].std() / np.sqrt(1500)
-    assert found.estimate == pytest.approx(hits[0].mean())
-    assert found.low == pytest.approx(found.estimate - error, abs=0.3)
-    assert found.high == pytest.approx(found.estimate + error, abs=0.3)
+    assert found.value == pytest.approx(hits[0].mean())
+    assert found.low == pytest.approx(found.value - error, abs=0.3)
+    assert found.high == pytest.approx(found.value + error, abs=0.3)
 
 
 def test_pairing_uses_that_queries_are_the_same(hits):
     a, b = hits
     paired = paired_bootstrap(a, b)
     alone = [bootstrap_interval(x) for x in hits]
-    assert paired.estimate == pytest.approx(a.mean() - b.mean())
+    assert paired.value == pytest.approx(a.mean() - b.mean())
     assert paired.excludes_zero
     assert paired.high - paired.low < 0.7 * min(i.high - i.low for i in alone)
     backwards = paired_bootstrap(b, a)
@@ -47,16 +47,16 @@ def test_strata_give_the_mean_of_the_category_means(method):
     strata = np.array(["dress"] * 900 + ["shirt"] * 100)
     values = np.where(strata == "dress", 10.0, 90.0) + rng.normal(0, 1, 1000)
     found = bootstrap_interval(values, strata=strata, method=method)
-    assert found.estimate == pytest.approx(50, abs=0.2)
+    assert found.value == pytest.approx(50, abs=0.2)
     assert found.high - found.low < 0.5  # categories are not resampled; within them the values hardly differ
-    assert bootstrap_interval(values).estimate == pytest.approx(18, abs=0.5)
+    assert bootstrap_interval(values).value == pytest.approx(18, abs=0.5)
 
 
 @pytest.mark.parametrize("method", ["percentile", "BCa"])
 def test_nothing_to_resample(method):
     same = np.ones(7)
     found = paired_bootstrap(same, same, method=method)
-    assert (found.estimate, found.low, found.high, found.excludes_zero) == (0, 0, 0, False)
+    assert (found.value, found.low, found.high, found.excludes_zero) == (0, 0, 0, False)
     assert paired_bootstrap(same, np.zeros(7), method=method).low == 1
 
 

@@ -152,5 +152,6 @@ def test_rates_come_with_records() -> None:
     assert score.rates.tokens.value == 7
     assert score.rates.seconds is not None
     assert score.rates.seconds.value == 2.5
-    assert score.to_json()["rates"]["validity"] == {"value": 1.0, "interval": None}
+    validity = score.to_json()["rates"]["validity"]
+    assert (validity["value"], validity["interval"], validity["confidence"]) == (1.0, None, 0.95)
     assert json.dumps(score.to_json())

@@ -79,4 +79,7 @@ def test_how_an_estimate_is_printed() -> None:
     assert str(Estimate(0.5, None)) == "50.0 %"
     assert Estimate(-0.5, (-1, 0.123)).number() == "-0.50 [-1.00, 0.12]"
     assert Estimate(12.34, None).number(1) == "12.3"
+    assert Estimate(1.5, (-1, 4)).signed() == "+1.50 [-1.00, +4.00]"
+    assert [Estimate(1.5, i).excludes_zero for i in (None, (-1, 4), (1, 4), (-4, -1))] == [False, False, True, True]
+    assert Estimate(1.5, None).to_json()["low"] is None
     assert mean([]) is None
