@@ -14,7 +14,7 @@ app.add_typer(generators, name="generate")
 
 
 class Layout(str, Enum):
-    """The annotation formats."""
+    """The annotation formats that a generated benchmark can have."""
 
     CIRR = "cirr"
     FASHION_IQ = "fashion-iq"
@@ -22,7 +22,7 @@ class Layout(str, Enum):
 
 @app.command()
 def doctor(
-    name: Annotated[Layout, typer.Argument(help="Annotation format.")],
+    name: Annotated[str, typer.Argument(help="Name of the dataset: cirr, fashion-iq, or one of your own.")],
     root: Annotated[Path, typer.Argument(help="Folder of the annotations and images.")],
     images: Annotated[bool, typer.Option("--images/--no-images", help="Also open every image.")] = True,
     json_file: Annotated[
@@ -34,10 +34,11 @@ def doctor(
 
     from neucore_xl.cli.output import write_report
     from neucore_xl.data.doctor.examine import examine
+    from neucore_xl.data.doctor.printed import print_report
 
     console = Console()
-    report = examine(name.value, root, images=images, console=console)
-    report.print(console)
+    report = examine(name, root, images=images, console=console)
+    print_report(report, console)
     if json_file is not None:
         write_report(json_file, report.to_json())
     raise typer.Exit(0 if report.trainable else 1)

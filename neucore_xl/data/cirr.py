@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from neucore_xl.data.jsonfile import one_line, read_json, text_field, text_list
+from neucore_xl.data.switches import EmptyText, Switches, require_captions
 from neucore_xl.data.triplets import Gallery, Split, Triplet
 from neucore_xl.errors import UserError
-
-EmptyText = Literal["refuse", "keep"]
 
 
 def captions_path(root: Path, split: str) -> Path:
@@ -51,6 +50,11 @@ class Row:
     target_rank: int | str | None = None
     target_soft: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The caption, as one of the texts that a row of any dataset holds."""
+        return (self.caption,)
+
 
 def parse_row(raw: Any, where: str) -> Row:
     """``raw`` as a ``Row``; raises ``UserError`` beginning with ``where`` if a field is missing or of another type."""
@@ -81,10 +85,6 @@ def parse_row(raw: Any, where: str) -> Row:
     )
 
 
-def _rank(value: Any) -> int | str | None:
-    return value if value is None or type(value) is int else repr(value)
-
-
 def is_answer(text: str) -> bool:
     """Whether an auxiliary annotation says something, rather than "[c] None existed", "[cr0] …" or "[cr1] …"."""
     return bool(text.strip()) and not text.lstrip().startswith("[c")
@@ -106,14 +106,20 @@ def read_auxiliary(path: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def read_image_map(root: Path, split: str, clashes: list[str] | None = None) -> dict[str, Path]:
+def read_image_map(root: Path, split: str) -> dict[str, Path]:
     """Image name → file, in file order; raises ``UserError`` on a path that is not a text."""
     path = image_map_path(root, split)
-    names = read_json(path, dict, clashes=clashes)
+    names = read_json(path, dict)
     for name, relative in names.items():
         if not isinstance(relative, str):
             raise UserError(f"{path}: the path of image {name} must be a text, not {relative!r}.")
     return {name: root / "img_raw" / relative for name, relative in names.items()}
+
+
+def open_split(root: Path, split: str, switches: Switches) -> Split:
+    """``read_split`` for the registry; raises ``UserError`` naming the splits that are there for one that is not."""
+    require_captions(root, split, captions_path(root, split), splits_in(root))
+    return read_split(root, split, empty_text=switches.empty_text)
 
 
 def read_split(root: Path | str, split: str, *, empty_text: EmptyText = "refuse") -> Split:
@@ -155,3 +161,7 @@ def read_split(root: Path | str, split: str, *, empty_text: EmptyText = "refuse"
         )
     gallery = Gallery(names=tuple(files), paths=files)
     return Split("cirr", split, root, tuple(triplets.values()), {"": gallery})
+
+
+def _rank(value: Any) -> int | str | None:
+    return value if value is None or type(value) is int else repr(value)

@@ -1,19 +1,81 @@
-"""One door to every dataset: a name, a folder and a split become a ``Split``."""
+"""Every dataset by name. A new one is a file that reads it and one ``register(Dataset(...))``, here or anywhere else.
+
+What is registered here is all that the project knows about a dataset's files: the doctor, the preparation of sequences,
+training and validation look it up by ``data.name`` and nothing else. How it is scored is registered beside the
+measures (``neucore_xl.evaluation.protocols``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING
 
 from neucore_xl.data import cirr, fashion_iq
+from neucore_xl.data.doctor import cirr as cirr_doctor
+from neucore_xl.data.doctor import fashion_iq as fashion_iq_doctor
+from neucore_xl.data.switches import Captions, EmptyText, GalleryKind, Switches, require_known
 from neucore_xl.data.triplets import Split
-from neucore_xl.errors import UserError, did_you_mean, nearest
+from neucore_xl.errors import UserError
 
 if TYPE_CHECKING:
     from neucore_xl.config.schema import DataSettings
+    from neucore_xl.data.doctor.report import Findings
 
-NAMES = ("cirr", "fashion-iq")
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a dataset tells about itself; the first four are needed.
+
+    ``name``: the value of ``data.name``. ``title``: how people write it. ``splits``: the names of the splits that
+    lie below a root, () where it holds none in this format. ``open``: one of them; raises ``UserError`` for a split
+    that is missing and a row that cannot be read, and opens no picture.
+
+    ``sentences``: every sentence that a model may be given of a split; None: the texts of ``open``. ``examine``: what
+    the doctor collects below a root; None: what ``open`` yields and the checks that all datasets share.
+    ``subsets``: triplets carry an image set (``loss.subset_negatives`` needs one). ``categories``: there are several
+    galleries (``data.one_category_per_batch`` needs them).
+    """
+
+    name: str
+    title: str
+    splits: Callable[[Path], Sequence[str]]
+    open: Callable[[Path, str, Switches], Split]
+    sentences: Callable[[Path, str], list[str]] | None = None
+    examine: Callable[[Path], Findings] | None = None
+    subsets: bool = False
+    categories: bool = False
+
+
+_REGISTERED: dict[str, Dataset] = {}
+
+
+def register(dataset: Dataset) -> Dataset:
+    """Make ``dataset`` known by its name, for this process and whatever it does next; returns it.
+
+    Raises ``UserError`` for a name that another dataset has.
+    """
+    if _REGISTERED.get(dataset.name, dataset) != dataset:
+        raise UserError(f"A dataset {dataset.name!r} is registered already; give yours another name.")
+    _REGISTERED[dataset.name] = dataset
+    return dataset
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Every value that ``data.name`` may have, in the order of registration."""
+    return tuple(_REGISTERED)
+
+
+def dataset_of(name: str) -> Dataset:
+    """The dataset called ``name``; raises ``UserError`` with the nearest name for one that is not registered."""
+    require_known("dataset", name, dataset_names())
+    return _REGISTERED[name]
+
+
+def datasets_in(root: Path) -> list[Dataset]:
+    """The datasets of whose format there are splits below ``root``, in the order of registration."""
+    return [dataset for dataset in _REGISTERED.values() if dataset.splits(root)]
 
 
 def open_split(
@@ -21,51 +83,27 @@ def open_split(
     root: Path | str,
     split: str,
     *,
-    categories: Sequence[str] = fashion_iq.CATEGORIES,
-    captions: str = "12",
-    gallery: str = "original",
-    empty_text: Literal["refuse", "keep"] = "refuse",
+    categories: Sequence[str] | None = None,
+    captions: Captions = "12",
+    gallery: GalleryKind = "original",
+    empty_text: EmptyText = "refuse",
 ) -> Split:
-    """``split`` of the dataset ``name`` (``cirr`` or ``fashion-iq``) below ``root``; no image is opened.
+    """``split`` of the dataset ``name`` below ``root``, read as ``Switches`` says; no image is opened.
 
-    ``categories``, ``captions`` (``12``, ``21``, ``both``) and ``gallery`` (``original``, ``val``) matter to
-    Fashion-IQ alone. ``empty_text`` says what becomes of a labelled row without words. Raises ``UserError``
-    for an unknown name or switch, a missing folder or split, and every row that cannot be read.
+    Raises ``UserError`` for an unknown name or switch, a missing folder or split, and every row that cannot be read.
     """
     root = Path(root)
-    require_known("dataset", name, NAMES)
-    require_known("captions", captions, ("12", "21", "both"))
-    require_known("gallery", gallery, ("original", "val"))
-    require_known("empty_text", empty_text, ("refuse", "keep"))
+    dataset = dataset_of(name)
+    switches = Switches(None if categories is None else tuple(categories), captions, gallery, empty_text)
     require_root(root)
-    if name == "cirr":
-        _require_split(root, split, cirr.splits_in(root), cirr.captions_path(root, split))
-        return cirr.read_split(root, split, empty_text=empty_text)
-    present = fashion_iq.splits_in(root)
-    for category in categories:
-        require_known("Fashion-IQ category", category, tuple(dict.fromkeys((*fashion_iq.CATEGORIES, *present))))
-        path = fashion_iq.captions_path(root, category, split)
-        _require_split(root, split, present.get(category, ()), path)
-    return fashion_iq.read_split(
-        root,
-        split,
-        categories=categories,
-        captions=cast(fashion_iq.Captions, captions),
-        gallery=cast(fashion_iq.GalleryKind, gallery),
-        empty_text=empty_text,
-    )
+    return dataset.open(root, split, switches)
 
 
 def open_from_settings(settings: DataSettings, split: str) -> Split:
     """``split`` as the settings of a run describe it; raises as ``open_split`` does."""
-    return open_split(
-        settings.name,
-        settings.root,
-        split,
-        categories=settings.categories,
-        captions=settings.captions,
-        empty_text=settings.empty_text,
-    )
+    dataset = dataset_of(settings.name)
+    require_root(settings.root)
+    return dataset.open(settings.root, split, Switches.of(settings))
 
 
 def require_root(root: Path) -> None:
@@ -74,25 +112,15 @@ def require_root(root: Path) -> None:
         raise UserError(f"The data folder {root} does not exist; set data.root to the folder that holds captions/.")
 
 
-def require_targets(split: Split) -> None:
-    """Raises ``UserError`` naming a row without a target: such a split can be neither trained on nor scored."""
-    for triplet in split.triplets:
-        if triplet.target is None:
-            where = f"Split {split.name!r} of {split.root}"
-            raise UserError(f"{where} has no labels (pair {triplet.id} has no target); take a labelled split.")
-
-
-def require_known(what: str, value: str, allowed: Sequence[str]) -> None:
-    """Raises ``UserError`` with the nearest allowed value unless ``value`` is one of them."""
-    if value in allowed:
-        return
-    raise UserError(f"Unknown {what} {value!r}{did_you_mean(nearest(value, allowed))} (one of {', '.join(allowed)}).")
-
-
-def _require_split(root: Path, split: str, present: Sequence[str], path: Path) -> None:
-    if path.exists():
-        return
-    there = (
-        f"captions are there of {', '.join(present)}" if present else f"{root / 'captions'} holds none of this format"
+register(Dataset("cirr", "CIRR", cirr.splits_in, cirr.open_split, examine=cirr_doctor.collect, subsets=True))
+register(
+    Dataset(
+        "fashion-iq",
+        "Fashion-IQ",
+        fashion_iq.split_names,
+        fashion_iq.open_split,
+        sentences=fashion_iq.sentences,
+        examine=fashion_iq_doctor.collect,
+        categories=True,
     )
-    raise UserError(f"Split {split!r} has no captions: {path} does not exist ({there}).")
+)

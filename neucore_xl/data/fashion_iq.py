@@ -10,19 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Any, Literal
+from typing import Any, get_args
 
 from neucore_xl.data.jsonfile import one_line, read_json, text_field, text_list
+from neucore_xl.data.switches import Captions, EmptyText, GalleryKind, Switches, require_captions, require_known
 from neucore_xl.data.triplets import Gallery, Split, Triplet
 from neucore_xl.errors import UserError
 
 CATEGORIES = ("dress", "shirt", "toptee")
 OTHER_FORMAT = "rc2"  # what stands in the place of a category in the file names of CIRR
 SUFFIXES = (".png", ".jpg", ".jpeg")  # where a name has several files, the first of these is read
-
-Captions = Literal["12", "21", "both"]
-GalleryKind = Literal["original", "val"]
-EmptyText = Literal["refuse", "keep"]
 
 
 def captions_path(root: Path, category: str, split: str) -> Path:
@@ -45,22 +42,34 @@ def splits_in(root: Path) -> dict[str, tuple[str, ...]]:
     return {category: tuple(splits) for category, splits in found.items()}
 
 
+def split_names(root: Path) -> tuple[str, ...]:
+    """Names of the splits of which any category has captions."""
+    present = {c: splits for c, splits in splits_in(root).items() if not c.startswith("rc")}  # another release of CIRR
+    return tuple(dict.fromkeys(split for splits in present.values() for split in splits))
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a caption file, its types checked and nothing else."""
 
+    id: str
     reference: str
     target: str | None
     captions: tuple[str, ...]
 
 
-def parse_row(raw: Any, where: str) -> Row:
+def row_id(category: str, split: str, number: int) -> str:
+    """The id of row ``number`` (from 0) of a caption file; the file itself has none."""
+    return f"{category}-{split}-{number}"
+
+
+def parse_row(raw: Any, where: str, id: str) -> Row:
     """``raw`` as a ``Row``; raises ``UserError`` beginning with ``where`` if a field is missing or of another type."""
     reference = text_field(raw, "candidate", where)
     target = None if raw.get("target") is None else text_field(raw, "target", where)
     if "captions" not in raw:
         raise UserError(f"{where} has no `captions`; add a list of two.")
-    return Row(reference, target, tuple(text_list(raw["captions"], f"{where}: `captions`")))
+    return Row(id, reference, target, tuple(text_list(raw["captions"], f"{where}: `captions`")))
 
 
 def clean(caption: str) -> str:
@@ -95,6 +104,35 @@ def find_images(root: Path) -> dict[str, list[Path]]:
     return found
 
 
+def open_split(root: Path, split: str, switches: Switches) -> Split:
+    """``read_split`` for the registry; raises ``UserError`` with what is there for a category or split that is not."""
+    present = splits_in(root)
+    categories = CATEGORIES if switches.categories is None else switches.categories
+    for category in categories:
+        require_known("Fashion-IQ category", category, tuple(dict.fromkeys((*CATEGORIES, *present))))
+        require_captions(root, split, captions_path(root, category, split), present.get(category, ()))
+    return read_split(
+        root,
+        split,
+        categories=categories,
+        captions=switches.captions,
+        gallery=switches.gallery,
+        empty_text=switches.empty_text,
+    )
+
+
+def sentences(root: Path, split: str) -> list[str]:
+    """The texts of every way of joining captions, of all categories that have the split; ``UserError`` for none."""
+    categories = [category for category, splits in splits_in(root).items() if split in splits]
+    if not categories:
+        raise UserError(f"Split {split!r} has no captions below {root / 'captions'}.")
+    readings = (
+        read_split(root, split, categories=categories, captions=captions, empty_text="keep")
+        for captions in get_args(Captions)
+    )
+    return [triplet.text for reading in readings for triplet in reading.triplets]
+
+
 def read_split(
     root: Path | str,
     split: str,
@@ -120,8 +158,7 @@ def read_split(
     for category in categories:
         listed = dict.fromkeys(read_image_list(root, category, split))
         rows = _read_rows(root, category, split, listed, empty_text)
-        for number, row in enumerate(rows):
-            triplets.extend(_queries(row, f"{category}-{split}-{number}", category, captions))
+        triplets.extend(query for row in rows for query in _queries(row, category, captions))
         if gallery == "val":
             used = {name for row in rows for name in (row.reference, row.target)}
             names = tuple(name for name in listed if name in used)
@@ -131,12 +168,17 @@ def read_split(
     return Split("fashion-iq", split, root, tuple(triplets), galleries)
 
 
+def image_path(root: Path, name: str, files: Mapping[str, list[Path]]) -> Path:
+    """The file of image ``name``; where there is none, the name that the user should give it."""
+    return files[name][0] if name in files else root / "images" / f"{name}{SUFFIXES[0]}"
+
+
 def _read_rows(root: Path, category: str, split: str, listed: Mapping[str, None], empty_text: EmptyText) -> list[Row]:
     path = captions_path(root, category, split)
     rows = []
     for number, raw in enumerate(read_json(path, list)):
         where = f"{path}, row {number}"
-        row = parse_row(raw, where)
+        row = parse_row(raw, where, row_id(category, split, number))
         if row.target is not None and empty_text == "refuse" and not join(row.captions):
             raise UserError(f"{where}: all captions are empty; write one or pass data.empty_text=keep.")
         for name in (row.reference, row.target):
@@ -148,16 +190,11 @@ def _read_rows(root: Path, category: str, split: str, listed: Mapping[str, None]
     return rows
 
 
-def _queries(row: Row, id: str, category: str, captions: Captions) -> list[Triplet]:
+def _queries(row: Row, category: str, captions: Captions) -> list[Triplet]:
     def query(id: str, text: str) -> Triplet:
         return Triplet(id, row.reference, row.target, text, captions=row.captions, category=category)
 
     if captions == "both":
         texts = [clean(c) for c in row.captions] or [""]
-        return [query(f"{id}-{ascii_lowercase[i] if i < 26 else i}", text) for i, text in enumerate(texts)]
-    return [query(id, join(row.captions if captions == "12" else row.captions[::-1]))]
-
-
-def image_path(root: Path, name: str, files: Mapping[str, list[Path]]) -> Path:
-    """The file of image ``name``; where there is none, the name that the user should give it."""
-    return files[name][0] if name in files else root / "images" / f"{name}{SUFFIXES[0]}"
+        return [query(f"{row.id}-{ascii_lowercase[i] if i < 26 else i}", text) for i, text in enumerate(texts)]
+    return [query(row.id, join(row.captions if captions == "12" else row.captions[::-1]))]

@@ -46,11 +46,11 @@ class Gallery:
 class Split:
     """One split as the rest of the project sees it.
 
-    ``galleries`` has one entry per ranking universe: key ``""`` for CIRR, the category for Fashion-IQ; a
+    ``galleries`` has one entry per ranking universe: key ``""`` where there is one, else the category; a
     triplet is ranked in ``galleries[triplet.category or ""]``.
     """
 
-    dataset: str  # "cirr" or "fashion-iq"
+    dataset: str  # its name in the registry: "cirr", "fashion-iq", ...
     name: str  # "train", "val", "test1", ...
     root: Path
     triplets: tuple[Triplet, ...]

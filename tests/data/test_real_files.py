@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from neucore_xl.data.datasets import open_split
-from neucore_xl.data.doctor import statistics as published
 from neucore_xl.data.doctor.examine import examine
+from neucore_xl.data.doctor.statistics_cirr import CirrStatistics
+from neucore_xl.data.doctor.statistics_fashion_iq import PUBLISHED_VAL, FashionIqStatistics
 
 GALLERIES = {"train": (11452, 19036, 16121), "val": (3817, 6346, 5373), "test": (3818, 6346, 5374)}
 
@@ -41,7 +42,7 @@ def test_fashion_iq(shared: Path, split: str, rows: int) -> None:
 
 def test_fashion_iq_validation_sizes(shared: Path) -> None:
     found = open_split("fashion-iq", shared / "fashion-iq", "val", gallery="val")
-    for category, sizes in published.FASHION_IQ_VAL.items():
+    for category, sizes in PUBLISHED_VAL.items():
         assert sum(t.category == category for t in found.triplets) == sizes.rows
         assert len(found.galleries[category]) == sizes.val_gallery
 
@@ -82,7 +83,8 @@ def test_doctor_on_cirr(shared: Path) -> None:
     assert report.findings.shared == []
     unused = {s.name: (len(s.images_in_no_row), len(s.images_in_no_subset)) for s in report.findings.splits}
     assert unused == {"train": (0, 0), "val": (32, 0), "test1": (137, 0)}
-    statistics = report.findings.cirr_statistics
+    assert isinstance(report.findings.statistics, CirrStatistics)
+    statistics = report.findings.statistics.measured
     assert statistics["val"].answered == pytest.approx((77.85, 73.04, 55.18, 65.18), abs=0.005)
     assert statistics["test1"].answered == pytest.approx((74.71, 73.24, 52.68, 64.71), abs=0.005)
     assert statistics["val"].closed_loops == pytest.approx(73.36, abs=0.005)
@@ -117,7 +119,8 @@ def test_doctor_on_fashion_iq(shared: Path) -> None:
         ("shirt/test", "toptee/train"): 410,
         ("shirt/test", "toptee/val"): 131,
     }
-    statistics = report.findings.fashion_iq_statistics.values()
+    assert isinstance(report.findings.statistics, FashionIqStatistics)
+    statistics = report.findings.statistics.measured.values()
     words = sum(s.words * s.captions for s in statistics if s.words and s.captions)
     assert words / sum(s.captions or 0 for s in statistics) == pytest.approx(5.344, abs=0.0005)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from neucore_xl.data import cirr
-from neucore_xl.data.doctor import rows_cirr as irregular_cirr
+from neucore_xl.data.doctor import rows_cirr
 from neucore_xl.data.doctor.report import Clash, Findings, SplitFacts, read_or_none
-from neucore_xl.data.doctor.statistics import CirrStatistics, cirr_statistics
+from neucore_xl.data.doctor.statistics_cirr import CirrStatistics, MeasuredSplit, measure
 
 SPLITS = ("train", "val", "test1")
 LABELLED = ("train", "val")
@@ -19,14 +19,12 @@ def collect(root: Path) -> Findings:
     """Everything that the annotation files below ``root`` tell; no picture is looked for."""
     findings = Findings()
     there = {*cirr.splits_in(root), *(p.name.split(".")[2] for p in root.glob("image_splits/split.rc2.*.json"))}
-    statistics: dict[str, CirrStatistics] = {}
-    for split in (*SPLITS, *sorted(there - set(SPLITS))):
-        statistics[split] = _split(root, split, findings)
-    findings.cirr_statistics = statistics
+    splits = (*SPLITS, *sorted(there - set(SPLITS)))
+    findings.statistics = CirrStatistics({split: _split(root, split, findings) for split in splits})
     return findings
 
 
-def _split(root: Path, split: str, findings: Findings) -> CirrStatistics:
+def _split(root: Path, split: str, findings: Findings) -> MeasuredSplit:
     needed = split in LABELLED
     captions = cirr.captions_path(root, split)
     raws = read_or_none(findings, root, captions, list, split, required=needed)
@@ -37,26 +35,26 @@ def _split(root: Path, split: str, findings: Findings) -> CirrStatistics:
     listed = _image_map(root, split, images, findings) if images is not None else None
     rows: list[cirr.Row] | None = None
     if raws is not None:
-        rows, malformed = irregular_cirr.parse_rows(raws, captions.name, split)
+        rows, malformed = rows_cirr.parse_rows(raws, captions.name, split)
         findings.irregular += malformed
-        findings.irregular += irregular_cirr.examine_rows(rows, split, listed, labelled=needed)
+        findings.irregular += rows_cirr.examine(rows, split, listed, labelled=needed)
         if needed and not raws:
             findings.problems.append(f"{captions.relative_to(root)} holds no rows.")
         if auxiliary is not None:
-            findings.irregular += irregular_cirr.examine_auxiliary(auxiliary, rows, split)
-    findings.splits.append(_facts(split, rows, raws, listed))
+            findings.irregular += rows_cirr.examine_auxiliary(auxiliary, rows, split)
+    members = {name for row in rows or () for name in row.members}
+    findings.splits.append(SplitFacts.of(split, None if raws is None else len(raws), rows, listed, members))
     if needed:
         findings.needed.update(_needed(split, rows or [], listed or {}))
-    return cirr_statistics(rows, None if listed is None else len(listed), auxiliary)
+    return measure(rows, None if listed is None else len(listed), auxiliary)
 
 
 def _image_map(root: Path, split: str, images: dict[str, Any], findings: Findings) -> dict[str, Path]:
     where = cirr.image_map_path(root, split).relative_to(root)
     bad = [name for name, path in images.items() if not isinstance(path, str)]
     if bad:
-        findings.note(
-            split, f"{where}: the path of image {bad[0]} is not a text ({len(bad):,} such).", fatal=split in LABELLED
-        )
+        text = f"{where}: the path of image {bad[0]} is not a text ({len(bad):,} such)."
+        findings.note(text, fatal=split in LABELLED)
     listed = {name: root / "img_raw" / path for name, path in images.items() if isinstance(path, str)}
     findings.image_lists["", split] = tuple(listed)
     findings.paths["", split] = listed
@@ -68,22 +66,6 @@ def _image_map(root: Path, split: str, images: dict[str, Any], findings: Finding
         if path.stem != name:
             findings.clashes.append(Clash("other-name", f"{where}: {name} lies in a file called {path.name}", (name,)))
     return listed
-
-
-def _facts(
-    split: str, rows: list[cirr.Row] | None, raws: list[Any] | None, listed: dict[str, Path] | None
-) -> SplitFacts:
-    pairs = {name for row in rows or () for name in (row.reference, row.target) if name}
-    members = {name for row in rows or () for name in row.members}
-    unused = tuple(name for name in listed or () if rows is not None and name not in pairs)
-    return SplitFacts(
-        name=split,
-        rows=None if raws is None else len(raws),
-        with_target=None if rows is None else sum(row.target is not None for row in rows),
-        images=None if listed is None else len(listed),
-        images_in_no_row=unused,
-        images_in_no_subset=tuple(name for name in unused if name not in members),
-    )
 
 
 def _needed(split: str, rows: list[cirr.Row], listed: dict[str, Path]) -> set[str]:

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from neucore_xl.data import cirr, fashion_iq
-from neucore_xl.data.datasets import NAMES, require_known, require_root
-from neucore_xl.data.doctor import cirr as doctor_cirr
-from neucore_xl.data.doctor import fashion_iq as doctor_fashion_iq
+from neucore_xl.data.datasets import Dataset, dataset_of, datasets_in, require_root
+from neucore_xl.data.doctor import plain
 from neucore_xl.data.doctor.kinds import KINDS
 from neucore_xl.data.doctor.pictures import PictureCheck, check_pictures, name_clashes
 from neucore_xl.data.doctor.report import Clash, DoctorReport, Findings, Shared
@@ -22,17 +20,17 @@ TRAINED_ON = ("train", "val")  # splits that a training opens
 def examine(
     name: str, root: Path | str, *, images: bool = True, console: Console | None = None, workers: int = 0
 ) -> DoctorReport:
-    """A report on the dataset ``name`` (``cirr`` or ``fashion-iq``) below ``root``.
+    """A report on the dataset ``name`` (``cirr``, ``fashion-iq`` or one of your own) below ``root``.
 
     ``images=False`` opens no picture and does not ask whether they are there. A bar runs on ``console`` while
     pictures are decoded, in ``workers`` processes (0: one per core). Nothing in the data raises: what cannot be
     read is part of the report. Raises ``UserError`` for a wrong call: an unknown name or a folder that does not exist.
     """
-    require_known("dataset", name, NAMES)
+    dataset = dataset_of(name)
     root = Path(root)
     require_root(root)
-    findings = (doctor_cirr if name == "cirr" else doctor_fashion_iq).collect(root)
-    findings.notes += _other_format(name, root)
+    findings = dataset.examine(root) if dataset.examine is not None else plain.collect(dataset, root)
+    findings.notes += _other_format(dataset, root)
     findings.clashes += [
         Clash("case", f"{split}: {', '.join(group)} differ in case alone", group)
         for split, names in _names_by_split(findings).items()
@@ -46,7 +44,7 @@ def examine(
         findings.problems += _picture_problems(pictures, findings.needed)
         findings.shared += list(_shared_bytes(pictures, findings.image_lists))
     findings.problems += _row_problems(findings)
-    return DoctorReport(name, root, findings, pictures)
+    return DoctorReport(name, root, findings, pictures, subsets=dataset.subsets)
 
 
 def _all_paths(findings: Findings) -> dict[str, Path]:
@@ -59,12 +57,11 @@ def _all_paths(findings: Findings) -> dict[str, Path]:
     return paths
 
 
-def _other_format(name: str, root: Path) -> list[str]:
-    present = {"cirr": bool(cirr.splits_in(root)), "fashion-iq": bool(fashion_iq.splits_in(root))}
-    other = next(n for n in NAMES if n != name)
-    if present[name] or not present[other]:
+def _other_format(dataset: Dataset, root: Path) -> list[str]:
+    present = datasets_in(root)
+    if not present or dataset in present:
         return []
-    return [f"The folder holds captions in the format of {other}: call the doctor with that name."]
+    return [f"The folder holds captions in the format of {present[0].name}: call the doctor with that name."]
 
 
 def _names_by_split(findings: Findings) -> Mapping[str, list[str]]:

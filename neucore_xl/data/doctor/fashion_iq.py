@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from neucore_xl.data import fashion_iq
-from neucore_xl.data.doctor import rows_fashion_iq as irregular_fashion_iq
+from neucore_xl.data.doctor import rows_fashion_iq
 from neucore_xl.data.doctor.report import Clash, Findings, SplitFacts, read_or_none
-from neucore_xl.data.doctor.statistics import FashionIqStatistics, fashion_iq_statistics
+from neucore_xl.data.doctor.statistics_fashion_iq import FashionIqStatistics, MeasuredSplit, measure
 
 SPLITS = ("train", "val", "test")
 LABELLED = ("train", "val")
@@ -24,7 +23,7 @@ def collect(root: Path) -> Findings:
     categories = [c for c in fashion_iq.CATEGORIES if any(c == category for category, _ in there)]
     categories += sorted({category for category, _ in there} - set(categories))
     splits = (*SPLITS, *sorted({split for _, split in there} - set(SPLITS)))
-    statistics: dict[tuple[str, str], FashionIqStatistics] = {}
+    statistics: dict[tuple[str, str], MeasuredSplit] = {}
     for category in categories or fashion_iq.CATEGORIES:
         for split in splits:
             statistics[category, split] = _split(root, category, split, files, findings)
@@ -32,7 +31,7 @@ def collect(root: Path) -> Findings:
     if categories and absent:
         kept = ",".join(categories)
         findings.notes.append(f"No files of {', '.join(absent)}: train with data.categories=[{kept}].")
-    findings.fashion_iq_statistics = statistics
+    findings.statistics = FashionIqStatistics(statistics)
     for name, several in files.items():
         if len(several) > 1:
             shown = ", ".join(p.name for p in several)
@@ -45,9 +44,7 @@ def _there(root: Path, prefix: str) -> set[tuple[str, str]]:
     return {(category, split) for category, split in found if category != fashion_iq.OTHER_FORMAT}
 
 
-def _split(
-    root: Path, category: str, split: str, files: dict[str, list[Path]], findings: Findings
-) -> FashionIqStatistics:
+def _split(root: Path, category: str, split: str, files: dict[str, list[Path]], findings: Findings) -> MeasuredSplit:
     needed = split in LABELLED
     captions, image_list = (
         path(root, category, split) for path in (fashion_iq.captions_path, fashion_iq.image_list_path)
@@ -60,39 +57,23 @@ def _split(
         where = image_list.relative_to(root)
         good = [name for name in names if isinstance(name, str)]
         if len(good) != len(names):
-            findings.note(split, f"{where}: {len(names) - len(good):,} entries are not texts.", fatal=needed)
+            findings.note(f"{where}: {len(names) - len(good):,} entries are not texts.", fatal=needed)
         for name, count in Counter(good).items():
             if count > 1:
                 findings.clashes.append(Clash("listed-twice", f"{where}: {name}, {count} times", (name,)))
         listed = {name: fashion_iq.image_path(root, name, files) for name in good}
         findings.image_lists[category, split] = tuple(listed)
         findings.paths[category, split] = listed
-    rows: list[tuple[str, fashion_iq.Row]] | None = None
+    rows: list[fashion_iq.Row] | None = None
     if raws is not None:
-        rows, malformed = irregular_fashion_iq.parse_rows(raws, captions.name, category, split)
+        rows, malformed = rows_fashion_iq.parse_rows(raws, captions.name, category, split)
         findings.irregular += malformed
-        findings.irregular += irregular_fashion_iq.examine_rows(rows, split, listed, labelled=needed)
+        findings.irregular += rows_fashion_iq.examine(rows, split, listed, labelled=needed)
         if needed and not raws:
             findings.problems.append(f"{captions.relative_to(root)} holds no rows.")
-    plain = None if rows is None else [row for _, row in rows]
-    findings.splits.append(_facts(f"{category}/{split}", plain, raws, listed))
+    held = None if raws is None else len(raws)
+    findings.splits.append(SplitFacts.of(f"{category}/{split}", held, rows, listed))
     if needed:
-        findings.needed.update(_used(plain or ()) if split == "train" else listed or ())
-    return fashion_iq_statistics(plain, None if listed is None else len(listed))
-
-
-def _used(rows: Sequence[fashion_iq.Row]) -> set[str]:
-    return {name for row in rows for name in (row.reference, row.target) if name}
-
-
-def _facts(
-    name: str, rows: list[fashion_iq.Row] | None, raws: list[object] | None, listed: dict[str, Path] | None
-) -> SplitFacts:
-    used = _used(rows or ())
-    return SplitFacts(
-        name=name,
-        rows=None if raws is None else len(raws),
-        with_target=None if rows is None else sum(row.target is not None for row in rows),
-        images=None if listed is None else len(listed),
-        images_in_no_row=tuple(n for n in listed or () if rows is not None and n not in used),
-    )
+        paired = {name for row in rows or () for name in (row.reference, row.target) if name}
+        findings.needed.update(paired if split == "train" else listed or ())
+    return measure(rows, None if listed is None else len(listed))

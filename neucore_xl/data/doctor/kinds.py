@@ -115,7 +115,7 @@ def text_kinds(text: str) -> Iterator[str]:
 
 
 def caption_kinds(caption: str) -> Iterator[str]:
-    """Kinds of a caption that has words; an empty caption is the business of its row."""
+    """Kinds of a caption that has words; an empty caption is reported with its row."""
     for ending in text_kinds(caption):
         yield f"caption-{ending}"
     words = caption.split()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.console import Console
-
-from neucore_xl.data.doctor import statistics as published
 from neucore_xl.data.doctor.kinds import KINDS, Irregular
-from neucore_xl.data.doctor.pictures import PictureCheck
-from neucore_xl.data.doctor.statistics import CirrStatistics, FashionIqStatistics
+from neucore_xl.data.doctor.rows import Row
+from neucore_xl.data.doctor.statistics import Statistics
 from neucore_xl.data.jsonfile import read_json
 from neucore_xl.errors import UserError
+
+if TYPE_CHECKING:
+    from neucore_xl.data.doctor.pictures import PictureCheck
 
 T = TypeVar("T")
 
@@ -38,6 +38,27 @@ class SplitFacts:
     images: int | None
     images_in_no_row: tuple[str, ...] = ()
     images_in_no_subset: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        count: int | None,
+        rows: Sequence[Row] | None,
+        listed: Collection[str] | None,
+        members: Collection[str] | None = None,
+    ) -> SplitFacts:
+        """Of the ``count`` rows of a file those that could be read, the names of its split file and of all subsets."""
+        paired = {name for row in rows or () for name in (row.reference, row.target) if name}
+        unused = tuple(name for name in listed or () if rows is not None and name not in paired)
+        return cls(
+            name=name,
+            rows=count,
+            with_target=None if rows is None else sum(row.target is not None for row in rows),
+            images=None if listed is None else len(listed),
+            images_in_no_row=unused,
+            images_in_no_subset=() if members is None else tuple(name for name in unused if name not in members),
+        )
 
 
 @dataclass(frozen=True)
@@ -74,45 +95,22 @@ class Findings:
     needed: set[str] = field(default_factory=set)  # images that a training opens
     image_lists: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)  # (category, split) → names
     paths: dict[tuple[str, str], Mapping[str, Path]] = field(default_factory=dict)
-    cirr_statistics: Mapping[str, CirrStatistics] = field(default_factory=dict)
-    fashion_iq_statistics: Mapping[tuple[str, str], FashionIqStatistics] = field(default_factory=dict)
+    statistics: Statistics | None = None
 
-    def note(self, split: str, text: str, *, fatal: bool) -> None:
+    def note(self, text: str, *, fatal: bool) -> None:
+        """A line of the verdict: a problem where it is ``fatal``, else worth knowing and no more."""
         (self.problems if fatal else self.notes).append(text)
-
-
-def read_or_none(
-    findings: Findings, root: Path, path: Path, expect: type[T], split: str, *, required: bool
-) -> T | None:
-    """The content of ``path``, or None with a line in the report that says why not."""
-    shown = str(path.relative_to(root))
-    if not path.exists():
-        findings.files.append(FileFact(shown, "missing", required))
-        if required:
-            findings.problems.append(f"{shown} is missing.")
-        return None
-    clashes: list[str] = []
-    try:
-        value = read_json(path, expect, clashes=clashes)
-    except UserError as error:
-        findings.files.append(FileFact(shown, "unreadable", required))
-        # A damaged optional file stops the readers too: they do not guess what it said.
-        findings.note(split, str(error), fatal=required or split in ("train", "val"))
-        return None
-    findings.files.append(FileFact(shown, "there", required))
-    for key in dict.fromkeys(clashes):
-        findings.clashes.append(Clash("json-key", f"{shown}: key {key!r} is twice in one object", (key,)))
-    return value
 
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """The whole report; ``pictures`` is None where no picture was looked at."""
+    """The whole report; ``pictures`` is None where none was looked at; ``subsets``: the dataset has image sets."""
 
     dataset: str
     root: Path
     findings: Findings
     pictures: PictureCheck | None
+    subsets: bool = False
 
     @property
     def trainable(self) -> bool:
@@ -150,28 +148,29 @@ class DoctorReport:
             "name_clashes": [asdict(clash) for clash in f.clashes],
             "shared_images": [asdict(shared) for shared in f.shared],
             "images": None if self.pictures is None else asdict(self.pictures),
-            "statistics": self._statistics(),
+            "statistics": None if f.statistics is None else f.statistics.to_json(),
         }
 
-    def _statistics(self) -> dict[str, Any]:
-        if self.dataset == "cirr":
-            return {
-                "measured": {split: asdict(s) for split, s in self.findings.cirr_statistics.items()},
-                "published": {split: asdict(row) for split, row in published.CIRR.items()},
-                "published_words": published.CIRR_WORDS,
-                "published_closed_loops": published.CIRR_CLOSED_LOOPS,
-                "sources": [published.TABLE_2, published.TABLE_6],
-                "notes": list(published.CIRR_NOTES),
-            }
-        return {
-            "measured": {f"{c}/{s}": asdict(v) for (c, s), v in self.findings.fashion_iq_statistics.items()},
-            "published": {f"{c}/val": asdict(row) for c, row in published.FASHION_IQ_VAL.items()},
-            "published_words": published.FASHION_IQ_WORDS,
-            "notes": list(published.FASHION_IQ_NOTES),
-        }
 
-    def print(self, console: Console) -> None:
-        """The report for a person: long lists are cut, ``to_json`` has them whole."""
-        from neucore_xl.data.doctor.printed import print_report
-
-        print_report(self, console)
+def read_or_none(
+    findings: Findings, root: Path, path: Path, expect: type[T], split: str, *, required: bool
+) -> T | None:
+    """The content of ``path``, or None with a line in the report that says why not."""
+    shown = str(path.relative_to(root))
+    if not path.exists():
+        findings.files.append(FileFact(shown, "missing", required))
+        if required:
+            findings.problems.append(f"{shown} is missing.")
+        return None
+    clashes: list[str] = []
+    try:
+        value = read_json(path, expect, clashes=clashes)
+    except UserError as error:
+        findings.files.append(FileFact(shown, "unreadable", required))
+        # A damaged optional file stops the readers too: they do not guess what it said.
+        findings.note(str(error), fatal=required or split in ("train", "val"))
+        return None
+    findings.files.append(FileFact(shown, "there", required))
+    for key in dict.fromkeys(clashes):
+        findings.clashes.append(Clash("json-key", f"{shown}: key {key!r} is twice in one object", (key,)))
+    return value

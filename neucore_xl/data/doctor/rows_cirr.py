@@ -1,4 +1,4 @@
-"""Irregular rows of CIRR rc2 annotations: captions, subsets and ranks, soft labels, auxiliary answers."""
+"""Irregular rows of CIRR rc2 annotations, beside what rows share: subsets and ranks, soft labels, auxiliary answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from neucore_xl.data.cirr import Row, parse_row
-from neucore_xl.data.doctor.kinds import Irregular, caption_kinds, shorten, text_kinds
+from neucore_xl.data.doctor.kinds import Irregular, shorten, text_kinds
+from neucore_xl.data.doctor.rows import Found, examine_rows, members_not_listed
 from neucore_xl.errors import UserError
 
 # The nine pairs of a subset by rank (figures 6 and 7 of the CIRR paper): a closed loop, and three more from the first.
@@ -32,59 +33,43 @@ def parse_rows(raws: Sequence[Any], file: str, split: str) -> tuple[list[Row], l
     return rows, found
 
 
-def examine_rows(rows: Sequence[Row], split: str, listed: Collection[str] | None, labelled: bool) -> list[Irregular]:
-    """Every irregularity of the rows of one caption file.
+def examine(rows: Sequence[Row], split: str, listed: Collection[str] | None, labelled: bool) -> list[Irregular]:
+    """Every irregularity of the rows of one caption file; arguments as of ``rows.examine_rows``."""
 
-    ``listed``: names of the split file, None where there is none; ``labelled``: the split must have targets.
-    """
-    found = []
-    ids = Counter(row.id for row in rows)
-    queries = Counter((row.reference, _folded(row)) for row in rows)
-    pairs = Counter((row.reference, row.target) for row in rows if row.target)
-    exact = Counter((row.reference, row.target, _folded(row)) for row in rows if row.target)
-    for row in rows:
-        kinds = [*_text(row), *_images(row, listed), *_subset(row), *_ranks(row), *_soft(row, listed)]
-        if row.target is None and labelled:
-            kinds.append(("target-missing", ""))
-        if ids[row.id] > 1:
-            kinds.append(("id-repeated", f"{ids[row.id]} rows"))
-        if row.target and exact[row.reference, row.target, _folded(row)] > 1:
-            kinds.append(("row-repeated", shorten(row.caption)))
-        elif row.target and pairs[row.reference, row.target] > 1:
-            kinds.append(("pair-repeated", f"{row.reference} → {row.target}"))
-        elif queries[row.reference, _folded(row)] > 1:
-            kinds.append(("query-repeated", shorten(row.caption)))
-        found += [Irregular(kind, row.id, split, detail) for kind, detail in kinds]
+    def own(row: Row) -> Iterator[Found]:
+        yield from members_not_listed(row.members, listed)
+        yield from _subset(row)
+        yield from _ranks(row)
+        yield from _soft(row, listed)
+
+    found = examine_rows(rows, split, listed, labelled, has_words=lambda row: bool(row.caption.strip()), own=own)
     return found + list(_across_subset(rows, split))
 
 
-def _folded(row: Row) -> str:
-    return " ".join(row.caption.casefold().split())
+def examine_auxiliary(raws: Sequence[Any], rows: Sequence[Row], split: str) -> list[Irregular]:
+    """Every irregularity of an auxiliary file, and of its relation to the caption file."""
+    main = {row.id: row for row in rows}
+    found: list[Irregular] = []
+    seen: Counter[str] = Counter()
+    for number, raw in enumerate(raws):
+        if not isinstance(raw, dict) or "pairid" not in raw or not isinstance(raw.get("caption_extend", {}), dict):
+            found.append(Irregular("aux-row-malformed", f"row {number}", split, shorten(raw)))
+            continue
+        id = str(raw["pairid"])
+        seen[id] += 1
+        kinds: list[Found] = []
+        if seen[id] == 2:
+            kinds.append(("aux-row-repeated", ""))
+        if id not in main:
+            kinds.append(("aux-row-extra", ""))
+        else:
+            kinds += _mismatch(raw, main[id])
+        kinds += _answers(raw.get("caption_extend", {}), main[id].caption if id in main else None)
+        found += [Irregular(kind, id, split, detail) for kind, detail in kinds]
+    return found + [Irregular("aux-row-missing", id, split) for id in main if not seen[id]]
 
 
-def _text(row: Row) -> Iterator[tuple[str, str]]:
-    if not row.caption.strip():
-        yield "text-empty" if row.target else "text-empty-unlabelled", shorten(row.caption)
-    else:
-        for kind in caption_kinds(row.caption):
-            yield kind, shorten(row.caption)
-
-
-def _images(row: Row, listed: Collection[str] | None) -> Iterator[tuple[str, str]]:
-    if row.target == row.reference:
-        yield "target-is-reference", row.reference
-    if listed is None:
-        return
-    if row.reference not in listed:
-        yield "reference-not-listed", row.reference
-    if row.target and row.target not in listed:
-        yield "target-not-listed", row.target
-    for name in dict.fromkeys(row.members):
-        if name not in listed:
-            yield "member-not-listed", name
-
-
-def _subset(row: Row) -> Iterator[tuple[str, str]]:
+def _subset(row: Row) -> Iterator[Found]:
     if len(row.members) != 6:
         yield "members-not-six", f"{len(row.members)} members"
     for name, count in Counter(row.members).items():
@@ -98,7 +83,7 @@ def _subset(row: Row) -> Iterator[tuple[str, str]]:
         yield "target-not-member", row.target
 
 
-def _ranks(row: Row) -> Iterator[tuple[str, str]]:
+def _ranks(row: Row) -> Iterator[Found]:
     ranks = [row.reference_rank, *([row.target_rank] if row.target else [])]
     if None in ranks:
         yield "rank-missing", ""
@@ -110,7 +95,7 @@ def _ranks(row: Row) -> Iterator[tuple[str, str]]:
         yield "rank-pair-unknown", f"ranks {tuple(ranks)}"
 
 
-def _soft(row: Row, listed: Collection[str] | None) -> Iterator[tuple[str, str]]:
+def _soft(row: Row, listed: Collection[str] | None) -> Iterator[Found]:
     if row.target is None:
         return
     if not row.target_soft:
@@ -164,36 +149,13 @@ def _placed(row: Row) -> list[tuple[str, Any]]:
     return [(name, rank) for name, rank in stated if rank is not None]
 
 
-def examine_auxiliary(raws: Sequence[Any], rows: Sequence[Row], split: str) -> list[Irregular]:
-    """Every irregularity of an auxiliary file, and of its relation to the caption file."""
-    main = {row.id: row for row in rows}
-    found: list[Irregular] = []
-    seen: Counter[str] = Counter()
-    for number, raw in enumerate(raws):
-        if not isinstance(raw, dict) or "pairid" not in raw or not isinstance(raw.get("caption_extend", {}), dict):
-            found.append(Irregular("aux-row-malformed", f"row {number}", split, shorten(raw)))
-            continue
-        id = str(raw["pairid"])
-        seen[id] += 1
-        kinds: list[tuple[str, str]] = []
-        if seen[id] == 2:
-            kinds.append(("aux-row-repeated", ""))
-        if id not in main:
-            kinds.append(("aux-row-extra", ""))
-        else:
-            kinds += _mismatch(raw, main[id])
-        kinds += _answers(raw.get("caption_extend", {}), main[id].caption if id in main else None)
-        found += [Irregular(kind, id, split, detail) for kind, detail in kinds]
-    return found + [Irregular("aux-row-missing", id, split) for id in main if not seen[id]]
-
-
-def _mismatch(raw: dict[str, Any], row: Row) -> Iterator[tuple[str, str]]:
+def _mismatch(raw: dict[str, Any], row: Row) -> Iterator[Found]:
     for field, value in (("reference", row.reference), ("target_hard", row.target)):
         if raw.get(field) != value:
             yield "aux-mismatch", f"{field}: {raw.get(field)} here, {value} in the caption file"
 
 
-def _answers(answers: dict[str, Any], caption: str | None) -> Iterator[tuple[str, str]]:
+def _answers(answers: dict[str, Any], caption: str | None) -> Iterator[Found]:
     for question in QUESTIONS:
         if question not in answers:
             yield "aux-question-missing", f"question {question}"

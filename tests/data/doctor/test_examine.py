@@ -15,6 +15,7 @@ from rich.console import Console
 from neucore_xl.data.datasets import open_split
 from neucore_xl.data.doctor.examine import examine
 from neucore_xl.data.doctor.pictures import check_pictures
+from neucore_xl.data.doctor.printed import print_report
 from neucore_xl.data.doctor.report import DoctorReport
 from neucore_xl.errors import UserError
 
@@ -25,7 +26,7 @@ FIQ = "captions/cap.dress.{}.json"
 
 def _printed(report: DoctorReport) -> str:
     stream = StringIO()
-    report.print(Console(file=stream, width=200))
+    print_report(report, Console(file=stream, width=200))
     json.dumps(report.to_json())  # everything in it can be stored
     return stream.getvalue()
 

@@ -33,16 +33,16 @@ def _row(id: str = "1", reference: int = 0, target: int | None = 1, **changes: A
 
 
 def _kinds(*rows: cirr.Row, labelled: bool = True) -> set[str]:
-    found = of_cirr.examine_rows(rows, "val", NAMES, labelled)
+    found = of_cirr.examine(rows, "val", NAMES, labelled)
     assert {i.kind for i in found} <= set(KINDS)
     return {i.kind for i in found if i.id == rows[0].id}
 
 
 def test_a_regular_subset_has_no_irregular_row() -> None:
     rows = [_row(str(n), *pair, caption=f"Edit {n} of it.") for n, pair in enumerate(sorted(of_cirr.RANK_PAIRS))]
-    assert of_cirr.examine_rows(rows, "val", NAMES, True) == []
+    assert of_cirr.examine(rows, "val", NAMES, True) == []
     unlabelled = [_row(str(n), r, None, caption=f"Edit {n}.") for n, (r, _) in enumerate(sorted(of_cirr.RANK_PAIRS))]
-    assert of_cirr.examine_rows(unlabelled, "test1", NAMES, False) == []
+    assert of_cirr.examine(unlabelled, "test1", NAMES, False) == []
 
 
 @pytest.mark.parametrize(
@@ -150,18 +150,18 @@ def test_kinds_between_the_two_files() -> None:
     ],
 )
 def test_kinds_of_a_fashion_row(captions: tuple[str, ...], kinds: set[str]) -> None:
-    row = fashion_iq.Row("a", "b", captions)
-    found = of_fashion.examine_rows([("dress-val-0", row)], "val", NAMES, True)
+    row = fashion_iq.Row("dress-val-0", "a", "b", captions)
+    found = of_fashion.examine([row], "val", NAMES, True)
     assert {i.kind for i in found} == kinds
     assert len(found) == len(kinds)
 
 
 def test_kinds_of_fashion_images_and_repeats() -> None:
     def kinds(*rows: tuple[str, str | None], texts: tuple[str, ...] = ("is red", "is long")) -> set[str]:
-        pairs = [
-            (f"dress-val-{n}", fashion_iq.Row(r, t, (texts[n % len(texts)], "x y"))) for n, (r, t) in enumerate(rows)
+        parsed = [
+            fashion_iq.Row(f"dress-val-{n}", r, t, (texts[n % len(texts)], "x y")) for n, (r, t) in enumerate(rows)
         ]
-        return {i.kind for i in of_fashion.examine_rows(pairs, "val", NAMES, True)}
+        return {i.kind for i in of_fashion.examine(parsed, "val", NAMES, True)}
 
     assert kinds(("a", "b"), ("b", "a")) == set()
     assert kinds(("a", "a")) == {"target-is-reference"}
