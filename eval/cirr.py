@@ -15,11 +15,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     p.add_argument("--labels", choices=("hard", "soft"), help="labels that count as found (default: hard)")
     options = p.parse_args(arguments)
 
-    from neucore_xl.data.datasets import open_split
+    from neucore_xl.data.datasets import dataset_of, open_split
     from neucore_xl.evaluation import submission
     from neucore_xl.evaluation.result import prepare_output
 
     settings = settings_of(options, "cirr")
+    dataset_of(settings.data.name)  # an override may name another
     split = open_split("cirr", options.data, options.split, empty_text=settings.data.empty_text)
     labelled = any(t.target for t in split.triplets)
     if options.labels and not labelled:

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     p.add_argument("--average", choices=("macro", "micro"), help="over categories, or over queries")
     options = p.parse_args(arguments)
 
-    from neucore_xl.data.datasets import open_split
+    from neucore_xl.data.datasets import dataset_of, open_split
     from neucore_xl.errors import UserError
     from neucore_xl.evaluation.fashion_iq import DEFAULT_LINES, Line, evaluate_lines
     from neucore_xl.evaluation.result import prepare_output
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines = (Line(**given),) if given else DEFAULT_LINES
     folders = [options.out if i == 0 else options.out / line.name for i, line in enumerate(lines)]
     settings = settings_of(options, "fashion-iq")
+    dataset_of(settings.data.name)  # an override may name another
     captions = lines[0].captions
     split = open_split(
         "fashion-iq",

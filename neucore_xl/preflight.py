@@ -53,12 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     rank = 0
     try:
-        from neucore_xl.config.load import load_settings
+        from neucore_xl.data.settings import job_settings
         from neucore_xl.parallel.launch import detect
 
         launch = detect()
         rank = launch.rank
-        settings = load_settings(options.recipe, options.overrides)
+        settings = job_settings(options.recipe, options.overrides)
         words = {"recipe": options.recipe, "overrides": options.overrides}
         passed = preflight(settings, options.run, launch, free_gib=options.free_gib, **words)
     except Exception as error:

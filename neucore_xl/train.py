@@ -32,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.run is None and not options.dry_run:
         parser.error("--run DIR is missing")
     try:
-        from neucore_xl.config.load import load_settings
+        from neucore_xl.data.settings import job_settings
 
-        settings = load_settings(options.recipe, options.overrides)
+        settings = job_settings(options.recipe, options.overrides)
         if options.dry_run:
             return _rehearse(settings, options)
     except Exception as error:

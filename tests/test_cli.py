@@ -143,7 +143,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("neucore_xl.config.load.load_settings", fail)
+    monkeypatch.setattr("neucore_xl.data.settings.job_settings", fail)
 
 
 def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

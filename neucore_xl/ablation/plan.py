@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neucore_xl.config.load import load_settings
 from neucore_xl.config.schema import Settings
+from neucore_xl.data.settings import job_settings
 from neucore_xl.errors import UserError
 
 _PLAIN = re.compile(r"[^A-Za-z0-9._+-]+")
@@ -71,7 +71,7 @@ def planned_runs(
 ) -> list[PlannedRun]:
     """All runs, seed by seed, so that a comparison of all values stands as early as possible.
 
-    Every tree of settings is checked here. Raises ``UserError`` as ``load_settings`` and ``variants`` do, and for
+    Every tree of settings is checked here. Raises ``UserError`` as ``job_settings`` and ``variants`` do, and for
     settings that an ablation sets itself.
     """
     if seeds < 1:
@@ -85,6 +85,6 @@ def planned_runs(
         for variant in chosen:
             own = (*overrides, *variant.overrides, f"train.seed={seed}")
             runs.append(
-                PlannedRun(variant, seed, load_settings(recipe, own), out / variant.folder / f"seed-{seed}", own)
+                PlannedRun(variant, seed, job_settings(recipe, own), out / variant.folder / f"seed-{seed}", own)
             )
     return runs

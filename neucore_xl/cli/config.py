@@ -15,9 +15,10 @@ app = typer.Typer(help="Look at recipes and settings.", no_args_is_help=True)
 @app.command()
 def show(recipe: Recipe, overrides: Overrides = None) -> None:
     """Print the resolved settings of RECIPE as YAML, which is itself a recipe."""
-    from neucore_xl.config.load import dump_yaml, load_settings
+    from neucore_xl.config.load import dump_yaml
+    from neucore_xl.data.settings import job_settings
 
-    typer.echo(dump_yaml(load_settings(recipe, overrides or [])), nl=False)
+    typer.echo(dump_yaml(job_settings(recipe, overrides or [])), nl=False)
 
 
 @app.command("list")
@@ -38,9 +39,11 @@ def reference(
     """Print the reference page of all settings (Markdown)."""
     from neucore_xl.cli.output import write_own
     from neucore_xl.config.reference import MARK, render
+    from neucore_xl.data.datasets import dataset_names
 
+    page = render({"data.name": dataset_names()})
     if write is None:
-        typer.echo(render(), nl=False)
+        typer.echo(page, nl=False)
     else:
-        write_own(write, render(), replaces=lambda old: MARK in old)
+        write_own(write, page, replaces=lambda old: MARK in old)
         typer.echo(f"wrote {write}")

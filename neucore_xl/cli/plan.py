@@ -22,9 +22,9 @@ def plan(
 
     Reads no data and no weights. Exit code 1: nothing fits.
     """
-    from neucore_xl.config.load import load_settings
+    from neucore_xl.data.settings import job_settings
 
-    settings = load_settings(recipe, overrides or [])
+    settings = job_settings(recipe, overrides or [])
 
     from neucore_xl.cli.output import write_report
     from neucore_xl.sizing.dry_run import plan_lines

@@ -93,8 +93,9 @@ def sequences(
 
     from rich.console import Console
 
-    from neucore_xl.prepare import llm as preparing_llm
-    from neucore_xl.prepare import sequences as preparing
+    from neucore_xl.language.llm.work import Shard
+    from neucore_xl.prepare.llm import LlmOptions, build_llm_planner, prepare_llm, print_planned, stored_identity
+    from neucore_xl.prepare.sequences import prepare_sequences, print_prepared, print_score, read_sentences, score_truth
 
     console = Console()
     plan: Any = None
@@ -103,23 +104,20 @@ def sequences(
             "model": model, "revision": revision, "endpoint": endpoint, "prompt": prompt, "batch_size": batch_size,
             "device": device, "precision": precision, "parallel": parallel, "max_new_tokens": max_new_tokens,
         }  # fmt: skip
-        options = preparing_llm.LlmOptions.of(given)
-        share = preparing_llm.Shard.parse(shard) if shard is not None else None
+        options = LlmOptions.of(given)
+        share = Shard.parse(shard) if shard is not None else None
         if root is not None:
-            preparing.read_sentences(root, split or None)  # what is wrong with it is told before a model is loaded
-        if root is not None and merge:
-            plan = preparing_llm.stored_identity(root, options)
-        else:
-            plan = preparing_llm.build_llm_planner(options)
+            read_sentences(root, split or None)  # what is wrong with it is told before a model is loaded
+        plan = stored_identity(root, options) if root is not None and merge else build_llm_planner(options)
     if score is not None:
-        result = preparing.score_truth(score, planner=planner, predicted=predicted, model=plan)
-        preparing.print_score(result, console)
+        result = score_truth(score, planner=planner, predicted=predicted, model=plan)
+        print_score(result, console)
         if json_file is not None:
             from neucore_xl.cli.output import write_report
 
             write_report(json_file, result.to_json())
     elif root is not None and plan is not None:
-        planned = preparing_llm.prepare_llm(
+        planned = prepare_llm(
             root,
             plan,
             splits=split or None,
@@ -128,10 +126,10 @@ def sequences(
             out=out,
             force=force,
         )
-        preparing_llm.print_planned(planned, console)
+        print_planned(planned, console)
     elif root is not None:
-        prepared = preparing.prepare_sequences(root, planner=planner, splits=split or None, out=out, force=force)
-        preparing.print_prepared(prepared, console)
+        prepared = prepare_sequences(root, planner=planner, splits=split or None, out=out, force=force)
+        print_prepared(prepared, console)
 
 
 def _refuse(options: Mapping[str, object], belong: str) -> None:

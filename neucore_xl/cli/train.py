@@ -32,9 +32,9 @@ def train(
     gpu_memory: Annotated[float, typer.Option("--gpu-memory", min=0.001, help="Of a dry run: GB of one GPU.")] = 80.0,
 ) -> None:
     """Train RECIPE into a run folder; the same command again resumes where it stopped."""
-    from neucore_xl.config.load import load_settings
+    from neucore_xl.data.settings import job_settings
 
-    settings = load_settings(recipe, overrides or [])  # refuse a wrong call before the seconds of importing torch
+    settings = job_settings(recipe, overrides or [])  # refuse a wrong call before the seconds of importing torch
 
     if dry_run:
         from rich.console import Console

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,11 @@ recipe. Every command that takes a recipe also takes `key.sub=value` overrides, 
 """
 
 
-def render() -> str:
-    """The whole page as Markdown: a table of key, allowed values, default and description for every section."""
+def render(registered: Mapping[str, Sequence[str]]) -> str:
+    """The whole page as Markdown: a table of key, allowed values, default and description for every section.
+
+    ``registered``: key → the names that it may have, for keys whose values rooms above this one register.
+    """
     parts = [_HEAD + f"\nPackaged recipes: {', '.join(f'`{name}`' for name in recipe_names())}.\n"]
     for name, info in Settings.model_fields.items():
         section = info.annotation
@@ -36,13 +39,14 @@ def render() -> str:
         assert issubclass(section, BaseModel)
         parts.append(f"\n## `{name}`\n\n{_first_line(section)}\n\n")
         parts.append("| key | value | default | meaning |\n|---|---|---|---|\n")
-        parts += _rows(setting_keys(section, f"{name}."))
+        parts += _rows(setting_keys(section, f"{name}."), registered)
     return "".join(parts)
 
 
-def _rows(keys: Iterator[SettingKey]) -> Iterator[str]:
+def _rows(keys: Iterator[SettingKey], registered: Mapping[str, Sequence[str]]) -> Iterator[str]:
     for key in keys:
-        yield f"| `{key.path}` | {_cell(key.allowed)} | `{_value(key.default)}` | {_cell(key.description)} |\n"
+        allowed = f"one of {', '.join(registered[key.path])}" if key.path in registered else key.allowed
+        yield f"| `{key.path}` | {_cell(allowed)} | `{_value(key.default)}` | {_cell(key.description)} |\n"
 
 
 def _first_line(section: type[BaseModel]) -> str:

@@ -26,7 +26,7 @@ class Section(BaseModel):
 class DataSettings(Section):
     """Which annotations and images, and how a sentence and an image become input."""
 
-    name: Literal["cirr", "fashion-iq"] = Field("cirr", description="Annotation format of `data.root`.")
+    name: str = Field("cirr", description="Dataset below `data.root`, by its name in the registry (`docs/data.md`).")
     root: Path = Field(Path("data/cirr"), description="Folder that holds `captions/`, `image_splits/` and the images.")
     categories: tuple[Literal["dress", "shirt", "toptee"], ...] = Field(
         ("dress", "shirt", "toptee"), min_length=1, description="Fashion-IQ categories to train and validate on."
@@ -35,7 +35,7 @@ class DataSettings(Section):
         "12", description="Fashion-IQ training text: captions joined in order, in reverse, or as two queries."
     )
     one_category_per_batch: bool = Field(
-        False, description="Draw each training batch from one Fashion-IQ category (CIRPLANT supplement, section A)."
+        False, description="Draw each training batch from one category of the dataset (CIRPLANT supplement, section A)."
     )
     train_split: str = Field("train", description="Split that is trained on.")
     val_split: str = Field("val", description="Split that chooses the best checkpoint.")
@@ -160,7 +160,7 @@ class LossSettings(Section):
     focal_gamma: NonNegativeFloat = Field(1.0, description="γ of the focal loss.")
     reference_negatives: bool = Field(False, description="Add each query's reference image as a hard negative.")
     subset_negatives: NonNegativeInt = Field(
-        0, le=4, description="Other members of a CIRR subset added per query as hard negatives (0 to 4)."
+        0, le=4, description="Other members of a query's subset (CIRR) added as hard negatives (0 to 4)."
     )
 
 
@@ -264,14 +264,4 @@ class Settings(Section):
             )
         if self.fusion.sequence == "llm" and self.fusion.file is None:
             raise ValueError("fusion.sequence=llm reads a prepared sequence file: set fusion.file to its path.")
-        if self.data.name != "cirr" and self.loss.subset_negatives:
-            raise ValueError(
-                f"loss.subset_negatives={self.loss.subset_negatives} needs the image sets of CIRR, "
-                f"but data.name={self.data.name} has none: set it to 0."
-            )
-        if self.data.name != "fashion-iq" and self.data.one_category_per_batch:
-            raise ValueError(
-                f"data.one_category_per_batch needs the categories of Fashion-IQ, but data.name={self.data.name} "
-                "has none: set it to false."
-            )
         return self

@@ -9,7 +9,7 @@ For the command line:
 - ``--score TRUTH --predicted FILE`` scores a sequence file instead of a planner.
 
 ``splits=None`` takes every split of which there are captions. Nothing here imports torch. What a language model
-plans is prepared by ``prepare_llm.py``.
+plans is prepared by ``llm.py``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neucore_xl.config.schema import FusionSettings, LanguageSettings
-from neucore_xl.data import cirr, fashion_iq
-from neucore_xl.data.datasets import open_split
+from neucore_xl.data.datasets import Dataset, dataset_names, dataset_of, datasets_in
+from neucore_xl.data.switches import Switches
 from neucore_xl.errors import UserError
 from neucore_xl.language.llm.work import RecordPlanner, timed_records
 from neucore_xl.language.planning import build_planner
@@ -64,7 +64,7 @@ def prepare_sequences(
     """Plan every sentence of ``splits`` below ``root`` and write one sequence file.
 
     Args:
-        root: folder of a dataset; ``name`` (``cirr``, ``fashion-iq``) is guessed from its files when not given.
+        root: folder of a dataset; ``name`` (as ``data.name``) is guessed from its files when not given.
         planner: a name of ``neucore_xl.language.planning.PLANNERS``.
         out: the file; by default ``ROOT/sequences/PLANNER.jsonl``, or ``PLANNER.SPLIT-….jsonl`` for chosen splits.
         force: overwrite a file of other content.
@@ -101,10 +101,15 @@ class Sentences:
 
 def read_sentences(root: Path, splits: Sequence[str] | None = None, name: str | None = None) -> Sentences:
     """What a planner is asked below ``root``; raises ``UserError`` as ``prepare_sequences`` does."""
-    kind, present = _layout(root, name)
+    dataset, present = _dataset(root, name)
     chosen = tuple(splits) if splits else present
-    texts = [text for split in chosen for text in _sentences(kind, root, split)]
-    return Sentences(kind, chosen, len(texts), list(dict.fromkeys(t for t in texts if t.strip())))
+    texts = [text for split in chosen for text in _sentences(dataset, root, split)]
+    return Sentences(dataset.name, chosen, len(texts), list(dict.fromkeys(t for t in texts if t.strip())))
+
+
+def sentences_of(root: Path, split: str) -> list[str]:
+    """What a model may read of a split of the annotations below ``root``; ``UserError`` where there are none."""
+    return _sentences(_dataset(root, None)[0], root, split)
 
 
 def score_truth(
@@ -183,38 +188,24 @@ def print_score(score: SequenceScore, console: Console) -> None:
         console.print("Commonest confusions: " + "; ".join(worst), soft_wrap=True, highlight=False)
 
 
-def _layout(root: Path, name: str | None) -> tuple[str, tuple[str, ...]]:
-    """Dataset name and the splits with captions, from the file names in ``captions/``."""
+def _dataset(root: Path, name: str | None) -> tuple[Dataset, tuple[str, ...]]:
+    """The dataset called ``name``, else the first whose format the folder has; and its splits, train and val first."""
     if not root.is_dir():
         raise UserError(f"The folder {root} does not exist; give the folder that holds captions/.")
-    of_cirr = cirr.splits_in(root)
-    of_fashion = {c: s for c, s in fashion_iq.splits_in(root).items() if not c.startswith("rc")}
-    kind = name or ("cirr" if of_cirr else "fashion-iq")
-    present = of_cirr if kind == "cirr" else tuple(dict.fromkeys(s for splits in of_fashion.values() for s in splits))
+    found = [dataset_of(name)] if name is not None else datasets_in(root)[:1]
+    present = found[0].splits(root) if found else ()
     if not present:
-        raise UserError(f"{root / 'captions'} holds no captions of {name or 'CIRR or Fashion-IQ'}; see docs/data.md.")
+        titles = " or ".join(dataset_of(known).title for known in dataset_names())
+        raise UserError(f"{root / 'captions'} holds no captions of {name or titles}; see docs/data.md.")
     order = {"train": 0, "val": 1}
-    return kind, tuple(sorted(present, key=lambda s: (order.get(s, 2), s)))
+    return found[0], tuple(sorted(present, key=lambda split: (order.get(split, 2), split)))
 
 
-def sentences_of(root: Path, split: str) -> list[str]:
-    """What a model may read of a split of the annotations below ``root``; ``UserError`` where there are none."""
-    return _sentences(_layout(root, None)[0], root, split)
-
-
-def _sentences(kind: str, root: Path, split: str) -> list[str]:
+def _sentences(dataset: Dataset, root: Path, split: str) -> list[str]:
     """What a model may read of a split: every way of joining captions included."""
-    if kind == "cirr":
-        return [t.text for t in open_split(kind, root, split, empty_text="keep").triplets]
-    present = fashion_iq.splits_in(root)
-    categories = [c for c, splits in present.items() if split in splits]
-    if not categories:
-        raise UserError(f"Split {split!r} has no captions below {root / 'captions'}.")
-    return [
-        t.text
-        for captions in ("12", "21", "both")
-        for t in open_split(kind, root, split, categories=categories, captions=captions, empty_text="keep").triplets
-    ]
+    if dataset.sentences is not None:
+        return dataset.sentences(root, split)
+    return [t.text for t in dataset.open(root, split, Switches(empty_text="keep")).triplets]
 
 
 def _refuse_unsound(sequences: Sequence[FusionSequence], planner: str, max_steps: int) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.datasets import open_from_settings
+from neucore_xl.data.settings import check_dataset
 from neucore_xl.encoding.sentences import check_sequences
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.launch import Launch
@@ -84,6 +85,7 @@ def train(
         if resumed:  # refuse a folder in use or of another run before the towers are built
             _claim(folder, settings, world, stack)
         with world.agreed():
+            check_dataset(settings)
             train_split = open_from_settings(settings.data, settings.data.train_split)
             val_split = open_from_settings(settings.data, settings.data.val_split)
             check_labels(val_split)

@@ -8,11 +8,12 @@ import torch
 
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.batches import Inputs
+from neucore_xl.data.switches import Switches
 from neucore_xl.data.triplets import Split
 from neucore_xl.encoding.collate import Collator
 from neucore_xl.encoding.scores import Forward, score_split
 from neucore_xl.errors import UserError
-from neucore_xl.evaluation import cirr, fashion_iq
+from neucore_xl.evaluation import protocols
 from neucore_xl.evaluation.result import Result
 from neucore_xl.models.composer import Composer
 from neucore_xl.parallel.world import ALONE, World
@@ -21,7 +22,8 @@ from neucore_xl.training.randomness import kept_random_state
 
 
 def check_labels(split: Split) -> None:
-    """Raise ``UserError`` for a split that cannot choose a checkpoint."""
+    """Raise ``UserError`` for a split that cannot choose a checkpoint: unlabelled, or of a dataset with no protocol."""
+    protocols.protocol_of(split.dataset)
     if not any(t.target for t in split.triplets):
         raise UserError(
             f"split {split.name} of {split.dataset} carries no labels and cannot choose the best checkpoint: "
@@ -40,17 +42,15 @@ def evaluate_split(
     world: World = ALONE,
     forward: Forward | None = None,
 ) -> Result:
-    """Metrics of ``split`` in percent, computed in fp32: CIRR with hard labels, Fashion-IQ over the full galleries
-    with the reference kept and macro averages. ``composer`` is on ``device``; the random state is left as it was.
+    """Metrics of ``split`` in percent, computed in fp32, by the protocol of its dataset (``evaluation.protocols``).
+    ``composer`` is on ``device``; the random state is left as it was.
 
     All ranks of ``world`` encode, through ``forward`` where an engine wraps the composer; rank 0 ranks, and every
     rank gets its result.
     """
 
     def ranked() -> Result:
-        if split.dataset == "cirr":
-            return cirr.evaluate(split, chunks[""], labels="hard")
-        return fashion_iq.evaluate(split, chunks, captions=settings.data.captions)
+        return protocols.evaluate(split, chunks, Switches.of(settings.data))
 
     with kept_random_state(settings.train.seed):
         chunks = score_split(

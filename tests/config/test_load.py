@@ -92,7 +92,6 @@ def test_values_that_yaml_reads_otherwise():
         ("train.lr=nan", ["train.lr", "above 0"]),
         ("train.lr=.inf", ["train.lr", "number above 0"]),
         ("model.dropout=1", ["model.dropout", "at least 0 and below 1", "1"]),
-        ("data.name=fashioniq", ["cirr, fashion-iq", "did you mean fashion-iq?"]),
         ("data.categories=[dress, shrt]", ["dress, shirt, toptee", "did you mean shirt?"]),
         ("backbone.freeze=al", ["all, none or {image", "did you mean all?"]),
         ("backbone.freeze={image: -1}", ["backbone.freeze", "-1"]),
@@ -108,17 +107,12 @@ def test_values_that_yaml_reads_otherwise():
         ("train.accumulate=3", ["train.accumulate", "train.batch_size", "3"]),
         ("loss.temperature_init=5", ["loss.temperature_init", "loss.temperature_max", "5"]),
         ("fusion.sequence=llm", ["fusion.sequence=llm", "fusion.file"]),
-        ("data.one_category_per_batch=true", ["data.one_category_per_batch", "cirr"]),
     ],
 )
 def test_a_wrong_override_is_one_sentence_that_names_it(override: str, parts: list[str], write):
     recipe = write("train: {batch_size: 64}\nmodel: {width: 128, heads: 4}")
     sentence = refusal(recipe, override)
     assert all(part in sentence for part in parts), sentence
-
-
-def test_subset_negatives_need_subsets():
-    assert "loss.subset_negatives=2" in refusal("fashioniq-vit-b16", "loss.subset_negatives=2")
 
 
 @pytest.mark.parametrize(
