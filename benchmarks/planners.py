@@ -8,7 +8,7 @@
 in for a planner with ``--file NAME=PATH``. ``--limit N`` takes N sentences at even distances in the order of the
 file. Where an answer of a language model was not taken, the clause planner's steps are scored in its place; the rows
 "of answers taken" leave these sentences out. The seconds are those of planning, after loading, on this machine; they
-are taken over portions of sentences. Definitions: ``neucore_xl/language/scoring.py`` and ``scoring_rates.py``;
+are taken over portions of sentences. Definitions: ``neucore_xl/prepare/scoring.py``;
 docs/planners.md has the results.
 """
 

@@ -1,6 +1,7 @@
-"""How well a planner's sequences agree with the truth: operations, step boundaries, concepts, order, whole sequences.
+"""How well a planner's sequences agree with the truth, and what its language model needed for them.
 
-Definitions (in [0, 1] unless told otherwise, pooled over sentences: a long sentence weighs more than a short one):
+Agreement (``SequenceScore``): in [0, 1] unless told otherwise, pooled over sentences, so that a long sentence weighs
+more than a short one.
 
 - A phrase stands for the words of the sentence it covers (its first contiguous occurrence after the phrase before
   it; else its words in order). Two steps overlap by the intersection over union (IoU) of their words.
@@ -15,9 +16,18 @@ Definitions (in [0, 1] unless told otherwise, pooled over sentences: a long sent
 - ``kendall_tau``: order of the steps, in [-1, 1]. Per sentence with at least two aligned pairs, tau-b of the
   places that the aligned steps have in the truth and in the prediction (``scipy.stats.kendalltau``): 1 for the same
   order, -1 for the reverse. Averaged over these sentences, each with the same weight; None where there is none.
-- Every interval is the 95 % percentile bootstrap over sentences (``scipy.stats.bootstrap``).
 
-What a language model needed for its answers (validity, fallbacks, tokens, seconds) is in ``scoring_rates.py``.
+What a language model needed (``Rates``), over the records of distinct sentences that are not blank:
+
+- ``validity``: sentences whose model answer was accepted, with or without repairs.
+- ``repaired``: sentences whose answer was accepted after at least one repair.
+- ``fallback``: sentences for which the clause planner stood in, by reason; validity and all of them sum to one.
+- ``repairs``: number of repairs by reason, of accepted and rejected answers alike.
+- ``tokens``, ``prompt_tokens``: generated and read tokens per sentence, rejected answers included.
+- ``seconds``: wall-clock seconds per sentence. Time is measured over portions of sentences (a batch), so its
+  interval is the bootstrap over portions; one portion has none.
+
+Every other interval is the 95 % percentile bootstrap over sentences (``scipy.stats.bootstrap``).
 """
 
 from __future__ import annotations
@@ -39,8 +49,32 @@ FOUND_IOU = 0.5
 
 
 @dataclass(frozen=True)
+class Rates:
+    """Acceptance, repairs, tokens and seconds of a planner's answers; ``seconds`` is None where no time was taken."""
+
+    sentences: int
+    validity: Estimate
+    repaired: Estimate
+    tokens: Estimate
+    prompt_tokens: Estimate
+    seconds: Estimate | None = None
+    fallback: Mapping[str, Estimate] = field(default_factory=dict)  # reason -> share, commonest first
+    repairs: Mapping[str, int] = field(default_factory=dict)  # reason -> repairs, commonest first
+
+    @property
+    def fallback_total(self) -> Estimate:
+        """Share of sentences that the clause planner wrote, whatever the reason."""
+        interval = self.validity.interval
+        return Estimate(1 - self.validity.value, interval and (1 - interval[1], 1 - interval[0]))
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; shares as fractions with full precision."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class SequenceScore:
-    """The measures of this module with their counts; ``confusion`` maps "truth>predicted" to aligned pairs.
+    """The measures of agreement with their counts; ``confusion`` maps "truth>predicted" to aligned pairs.
 
     ``rates`` are those of the planner's records, where it has any.
     """
@@ -124,6 +158,43 @@ def order_tau(places: Sequence[int]) -> float | None:
     return float(kendalltau(range(len(places)), places).statistic)
 
 
+def score_records(
+    records: Sequence[Record], timings: Sequence[Timing] = (), *, resamples: int = 2000, seed: int = 0
+) -> Rates:
+    """The rates of ``records``, one per distinct sentence; blank sentences are left out, a model never reads them.
+
+    Raises ``UserError`` when no record is left.
+    """
+    kept = [r for r in records if r.sequence.text.strip()]
+    if not kept:
+        raise UserError("no record of a sentence that is not blank: there is no rate to compute")
+
+    def average(values: Sequence[float]) -> Estimate:
+        return ratio(values, [1.0] * len(values), resamples=resamples, seed=seed)
+
+    reasons = Counter(r.fallback for r in kept if r.fallback is not None)
+    repairs: Counter[str] = Counter()
+    for record in kept:
+        repairs.update(record.repairs)
+    return Rates(
+        sentences=len(kept),
+        validity=average([r.fallback is None for r in kept]),
+        repaired=average([r.fallback is None and any(r.repairs.values()) for r in kept]),
+        tokens=average([r.tokens for r in kept]),
+        prompt_tokens=average([r.prompt_tokens for r in kept]),
+        seconds=seconds_per_sentence(timings, resamples=resamples, seed=seed),
+        fallback={reason: average([r.fallback == reason for r in kept]) for reason, _ in reasons.most_common()},
+        repairs={reason: n for reason, n in repairs.most_common() if n},
+    )
+
+
+def seconds_per_sentence(timings: Sequence[Timing], *, resamples: int = 2000, seed: int = 0) -> Estimate | None:
+    """Total seconds over total sentences, with the bootstrap over portions; None where nothing was timed."""
+    if not sum(t.sentences for t in timings):
+        return None
+    return ratio([t.seconds for t in timings], [t.sentences for t in timings], resamples=resamples, seed=seed)
+
+
 @dataclass(frozen=True)
 class _Row:
     """Counts of one sentence; ``pairs``: the operation of every true step and of its aligned step ("" for none)."""
@@ -176,64 +247,3 @@ def _step_words(sequence: FusionSequence, text: str) -> list[frozenset[int]]:
 
 def _iou(a: frozenset[int], b: frozenset[int]) -> float:
     return len(a & b) / len(a | b) if a | b else 0.0
-
-
-@dataclass(frozen=True)
-class Rates:
-    """The measures of this module; ``seconds`` is None where no time was taken."""
-
-    sentences: int
-    validity: Estimate
-    repaired: Estimate
-    tokens: Estimate
-    prompt_tokens: Estimate
-    seconds: Estimate | None = None
-    fallback: Mapping[str, Estimate] = field(default_factory=dict)  # reason -> share, commonest first
-    repairs: Mapping[str, int] = field(default_factory=dict)  # reason -> repairs, commonest first
-
-    @property
-    def fallback_total(self) -> Estimate:
-        """Share of sentences that the clause planner wrote, whatever the reason."""
-        interval = self.validity.interval
-        return Estimate(1 - self.validity.value, interval and (1 - interval[1], 1 - interval[0]))
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; shares as fractions with full precision."""
-        return asdict(self)
-
-
-def score_records(
-    records: Sequence[Record], timings: Sequence[Timing] = (), *, resamples: int = 2000, seed: int = 0
-) -> Rates:
-    """The rates of ``records``, one per distinct sentence; blank sentences are left out, a model never reads them.
-
-    Raises ``UserError`` when no record is left.
-    """
-    kept = [r for r in records if r.sequence.text.strip()]
-    if not kept:
-        raise UserError("no record of a sentence that is not blank: there is no rate to compute")
-
-    def average(values: Sequence[float]) -> Estimate:
-        return ratio(values, [1.0] * len(values), resamples=resamples, seed=seed)
-
-    reasons = Counter(r.fallback for r in kept if r.fallback is not None)
-    repairs: Counter[str] = Counter()
-    for record in kept:
-        repairs.update(record.repairs)
-    return Rates(
-        sentences=len(kept),
-        validity=average([r.fallback is None for r in kept]),
-        repaired=average([r.fallback is None and any(r.repairs.values()) for r in kept]),
-        tokens=average([r.tokens for r in kept]),
-        prompt_tokens=average([r.prompt_tokens for r in kept]),
-        seconds=seconds_per_sentence(timings, resamples=resamples, seed=seed),
-        fallback={reason: average([r.fallback == reason for r in kept]) for reason, _ in reasons.most_common()},
-        repairs={reason: n for reason, n in repairs.most_common() if n},
-    )
-
-
-def seconds_per_sentence(timings: Sequence[Timing], *, resamples: int = 2000, seed: int = 0) -> Estimate | None:
-    """Total seconds over total sentences, with the bootstrap over portions; None where nothing was timed."""
-    if not sum(t.sentences for t in timings):
-        return None
-    return ratio([t.seconds for t in timings], [t.sentences for t in timings], resamples=resamples, seed=seed)

@@ -139,7 +139,7 @@ def _view_fits(scene: Scene, said: Said) -> bool:
 
 
 def fits_alone(statement: Statement, scene: Scene) -> bool:
-    """Whether the picture alone, without the reference, gives the statement no lie: what its words show by themselves.
+    """Whether the picture alone, without the reference, may fit the statement: what its words show by themselves.
 
     Words that only compare ("bigger", "one more", "the same") rule out little: a group cannot be bigger and small.
     This is the yardstick of how far the text alone determines the target. It knows a group by the words said of

@@ -1,4 +1,4 @@
-"""Generate a whole benchmark: plan, annotations, truth, descriptions, pictures; all or nothing."""
+"""Generate a whole benchmark: annotations, the truth about their sentences, descriptions, pictures; all or nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from neucore_xl.errors import UserError
 from neucore_xl.language.sequence import FusionSequence
+from neucore_xl.language.sequence_file import write_sequences
 from neucore_xl.progress import track
 from neucore_xl.shapes import write_cirr, write_fashion_iq
 from neucore_xl.shapes.describe import describe
@@ -26,11 +27,38 @@ from neucore_xl.shapes.plan import MINIMUM, Plan, plan_split
 from neucore_xl.shapes.scene import CATEGORY_PALETTES, Palette, Scene
 
 VERSION = 5  # raised whenever the same call gives other files
-LAYOUTS = ("cirr", "fashion-iq")
 BATCH = 64  # images that a worker draws at a time
 SMALL = 512  # below this many images starting worker processes costs more than it saves
+PLANNER = "truth"  # who planned the sequences, as their file says it
 
 Job = tuple[str, Scene]  # (file, what it shows)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A file format to write in; galleries are by category, with the key "" where there is but one.
+
+    ``splits``: what its train, val and test are called. ``write(root, plans, split, key)`` writes the annotations and
+    returns the truth; ``image(split, category, index)`` is the path of a picture below the root.
+    """
+
+    splits: tuple[str, str, str]
+    palettes: Mapping[str, Palette]
+    write: Callable[[Path, Mapping[str, Plan], str, str], Iterable[FusionSequence]]
+    image: Callable[[str, str, int], str]
+
+
+LAYOUTS = {
+    "cirr": Layout(
+        write_cirr.SPLITS,
+        {"": Palette()},
+        lambda root, plans, split, key: write_cirr.write_split(root, plans[""], split, key),
+        lambda split, _, index: "img_raw/" + write_cirr.image_path(split, index).removeprefix("./"),
+    ),
+    "fashion-iq": Layout(
+        write_fashion_iq.SPLITS, CATEGORY_PALETTES, write_fashion_iq.write_split, write_fashion_iq.image_path
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +89,7 @@ def generate(
     """Write a generated benchmark to the folder ``out`` in the file formats of CIRR rc2 or Fashion-IQ.
 
     Args:
-        layout: ``"cirr"`` or ``"fashion-iq"``.
+        layout: a name of ``LAYOUTS``.
         train, val, test: images of each split (Fashion-IQ: of the three categories together). A split of 0 images is
             left out.
         seed: the same arguments give the same files, byte for byte, whatever ``workers``.
@@ -108,10 +136,22 @@ def generate(
     return GenerateSummary(out, layout, images, pairs, files, time.perf_counter() - started)
 
 
+def write_truth(path: Path, sequences: Iterable[FusionSequence], seed: int) -> int:
+    """Write the truth of distinct texts to ``path``; returns how many.
+
+    A text that two pairs share is written once: the words decide the steps.
+    """
+    by_text: dict[str, FusionSequence] = {}
+    for s in sequences:
+        by_text.setdefault(s.text, s)
+    write_sequences(path, by_text.values(), planner=PLANNER, settings={"generator": "shapes", "seed": seed})
+    return len(by_text)
+
+
 def _check(layout: str, counts: dict[str, int], size: int, workers: int) -> None:
     if layout not in LAYOUTS:
         raise UserError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}.")
-    least = MINIMUM * (1 if layout == "cirr" else len(CATEGORY_PALETTES))
+    least = MINIMUM * len(LAYOUTS[layout].palettes)
     for name, count in counts.items():
         if count != 0 and count < least:
             raise UserError(f"{name} must be 0 or at least {least} images for the layout {layout}, not {count}.")
@@ -154,26 +194,18 @@ def _annotate(
     images: dict[str, int] = {}
     pairs: dict[str, int] = {}
     jobs: list[Job] = []
-    splits = write_cirr.SPLITS if layout == "cirr" else write_fashion_iq.SPLITS
-    for split, count in zip(splits, counts.values(), strict=True):
+    form = LAYOUTS[layout]
+    for split, count in zip(form.splits, counts.values(), strict=True):
         if count == 0:
             continue
         key = f"{seed}/{layout}/{split}"
         plans: dict[str, Plan] = {}
-        if layout == "cirr":
-            plans[""] = plan_split(key, count, Palette())
-            truth = write_cirr.write_split(root, plans[""], split, key)
-            paths = {"": ["img_raw/" + write_cirr.image_path(split, i).removeprefix("./") for i in range(count)]}
-        else:
-            for k, (category, palette) in enumerate(CATEGORY_PALETTES.items()):
-                share = count // 3 + (k < count % 3)
-                plans[category] = plan_split(f"{key}/{category}", share, palette)
-            truth = write_fashion_iq.write_split(root, plans, split, key)
-            paths = {
-                c: [write_fashion_iq.image_path(split, c, i) for i in range(len(p.scenes))] for c, p in plans.items()
-            }
+        for k, (category, palette) in enumerate(form.palettes.items()):
+            share = count // len(form.palettes) + (k < count % len(form.palettes))
+            plans[category] = plan_split(f"{key}/{category}" if category else key, share, palette)
+        truth = form.write(root, plans, split, key)
         write_truth(root / "truth" / f"sequences.{split}.jsonl", truth, seed)
-        drawn = [(path, scene) for c, plan in plans.items() for path, scene in zip(paths[c], plan.scenes, strict=True)]
+        drawn = [(form.image(split, c, i), scene) for c, plan in plans.items() for i, scene in enumerate(plan.scenes)]
         _write_descriptions(root / "descriptions" / f"descriptions.{split}.csv", drawn, key)
         images[split] = len(drawn)
         pairs[split] = sum(len(p.queries) for p in plans.values())
@@ -216,20 +248,3 @@ def _drawn(batches: Sequence[Sequence[Job]], size: int, workers: int) -> Iterato
     # "spawn": forking a process that has already started threads (torch does) can hang the child.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(_draw_batch, batches, [size] * len(batches))
-
-
-PLANNER = "truth"
-
-
-def write_truth(path: Path, sequences: Iterable[FusionSequence], seed: int) -> int:
-    """Write the truth of distinct texts to ``path``; returns how many.
-
-    A text that two pairs share is written once: the words decide the steps.
-    """
-    from neucore_xl.language.sequence_file import write_sequences
-
-    by_text: dict[str, FusionSequence] = {}
-    for s in sequences:
-        by_text.setdefault(s.text, s)
-    write_sequences(path, by_text.values(), planner=PLANNER, settings={"generator": "shapes", "seed": seed})
-    return len(by_text)

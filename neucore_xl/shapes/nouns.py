@@ -1,4 +1,7 @@
-"""Noun phrases: how a sentence names a group of objects, a place or a background."""
+"""Noun phrases and clauses: how a sentence names a group of objects, a place or a background, and what it says of it.
+
+A clause is words and the operation that they express. ``say_….py`` put statements into clauses with what is here.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ from neucore_xl.language.sequence import Operation
 from neucore_xl.shapes.claims import Said, Statement
 from neucore_xl.shapes.difference import Difference
 from neucore_xl.shapes.scene import Group, Place, Scene
+
+Mood = str  # "do" (make it bigger), "is" (it is bigger) or "has" (a bigger star)
+MOODS: tuple[Mood, ...] = ("do", "is", "has")
 
 SYNONYMS = {
     "circle": ("circle", "circle", "disc"),
@@ -82,6 +88,15 @@ class Context:
     def same(self, index: int, attribute: str) -> bool:
         """Whether the target still shows group ``index`` with its value of ``attribute``."""
         return self.d.match[index] is not None and ("group", index, attribute) not in self.d.keys
+
+
+@dataclass(frozen=True)
+class Clause:
+    """``frame`` is "make" or "be" where an adjective alone may follow: "make it blue" … "and bigger"."""
+
+    text: str
+    operation: Operation
+    frame: str = ""
 
 
 def article(words: str) -> str:
@@ -159,19 +174,6 @@ def phrase_for(context: Context, said: Said, *, counted: bool = True, extra: str
     head = words if not counted else article(words) if count == 1 else f"{NUMBERS[count]} {words}"
     place = next((where for cell, where in PLACES.items() if cell == values.get("place")), None)
     return joined((head, context.rng.choice(place) if place else ""))
-
-
-Mood = str  # "do" (make it bigger), "is" (it is bigger) or "has" (a bigger star)
-MOODS: tuple[Mood, ...] = ("do", "is", "has")
-
-
-@dataclass(frozen=True)
-class Clause:
-    """``frame`` is "make" or "be" where an adjective alone may follow: "make it blue" … "and bigger"."""
-
-    text: str
-    operation: Operation
-    frame: str = ""
 
 
 def one_of(context: Context, operation: Operation, *texts: str, frame: str = "") -> Clause:

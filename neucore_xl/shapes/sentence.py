@@ -1,4 +1,8 @@
-"""From statements to a sentence and its truth: order, mood, conjunctions, and the phrase of every step."""
+"""From statements to a sentence and its truth: order, mood, a clause for each, conjunctions, the phrase of every step.
+
+The same change is a different operation in other words: "the star is blue" addresses the target directly, "make the
+star blue instead of red" compares and changes. The truth file labels the words, not the change.
+"""
 
 from __future__ import annotations
 
@@ -18,45 +22,33 @@ PLAIN_OPENINGS = ("has ", "has ", "has ", "")
 MOOD_WEIGHTS = {False: (4, 3, 3), True: (1, 4, 4)}  # by ``plain``: do, is, has
 
 
-def ordered(statements: Sequence[Statement], rng: random.Random) -> list[Statement]:
-    """Random order, the statements of one group side by side (so that "it" is clear) and what is kept at the end."""
-    blocks: dict[object, list[Statement]] = {}
-    for i, s in enumerate(statements):
-        blocks.setdefault(s.group if s.group is not None else ("alone", i), []).append(s)
-    shuffled = list(blocks.values())
-    rng.shuffle(shuffled)
-    flat = [s for block in shuffled for s in sorted(block, key=_rank)]
-    kept = [s for s in flat if s.kind.startswith("keep")]
-    rest = [s for s in flat if not s.kind.startswith("keep")]
-    first = bool(kept) and kept[0].kind in ("keep background", "keep view", "keep group") and rng.random() < 0.25
-    return [*kept, *rest] if first else [*rest, *kept]
+Speaker = Callable[[Statement, Context, Mood], Clause]
 
-
-def _rank(s: Statement) -> int:
-    """Within one group: its number first, a change of place last, so that the pronoun after each is right."""
-    if s.kind in ("direct", "replace", "remove"):
-        return 0
-    if s.kind == "move":
-        return 3
-    return {"count": 1, "place": 3}.get(s.said[0][0] if s.said else "", 2)
-
-
-def _mood(statements: Sequence[Statement], plain: bool, rng: random.Random) -> Mood:
-    """A mood for the whole sentence; noun phrases only where no group is spoken of twice."""
-    mood = rng.choices(MOODS, MOOD_WEIGHTS[plain])[0]
-    spoken = Counter(s.group for s in statements if s.group is not None)
-    return rng.choice(("do", "is")) if mood == "has" and max(spoken.values(), default=0) > 1 else mood
-
-
-def _short_form(s: Statement, before: Statement) -> Clause | None:
-    """Only "bigger" instead of "make it bigger", after a clause about the same group that an adjective may follow."""
-    if s.group is None or s.group != before.group:
-        return None
-    if s.kind == "size":
-        return Clause("bigger" if s.value("sign") == 1 else "smaller", Operation.COMPARATIVE)
-    if s.kind == "set" and s.said[0][0] in ("colour", "texture"):
-        return Clause(str(s.said[0][1]), Operation.CHANGE)
-    return None
+_BY_ATTRIBUTE: dict[str, Speaker] = {
+    "colour": say_looks.colour,
+    "texture": say_looks.texture,
+    "shape": say_looks.shape,
+    "count": say_layout.number,
+    "place": say_layout.place,
+}
+_BY_KIND: dict[str, Speaker] = {
+    "direct": say_looks.several,
+    "size": say_layout.size,
+    "move": say_layout.move,
+    "exchange": say_layout.exchange,
+    "add": say_scene.addition,
+    "remove": say_scene.removal,
+    "replace": say_scene.replacement,
+    "view": say_scene.view,
+    "brightness": say_scene.brightness,
+    "zoom": say_scene.zoom,
+    "mirror": say_scene.mirror,
+    "keep rest": say_scene.keep,
+    "keep background": say_scene.keep,
+    "keep view": say_scene.keep,
+    "keep group": say_scene.keep,
+    "keep attribute": say_scene.keep,
+}
 
 
 def sentence(
@@ -90,6 +82,59 @@ def sentence(
     return _finish(clauses, joints, rng)
 
 
+def ordered(statements: Sequence[Statement], rng: random.Random) -> list[Statement]:
+    """Random order, the statements of one group side by side (so that "it" is clear) and what is kept at the end."""
+    blocks: dict[object, list[Statement]] = {}
+    for i, s in enumerate(statements):
+        blocks.setdefault(s.group if s.group is not None else ("alone", i), []).append(s)
+    shuffled = list(blocks.values())
+    rng.shuffle(shuffled)
+    flat = [s for block in shuffled for s in sorted(block, key=_rank)]
+    kept = [s for s in flat if s.kind.startswith("keep")]
+    rest = [s for s in flat if not s.kind.startswith("keep")]
+    first = bool(kept) and kept[0].kind in ("keep background", "keep view", "keep group") and rng.random() < 0.25
+    return [*kept, *rest] if first else [*rest, *kept]
+
+
+def clause(statement: Statement, context: Context, mood: Mood) -> Clause:
+    """Put one statement into words; ``context`` then knows what has been spoken of."""
+    speak = _BY_ATTRIBUTE[statement.said[0][0]] if statement.kind == "set" else _BY_KIND[statement.kind]
+    earlier = context.last
+    made = speak(statement, context, mood)
+    if context.last == earlier:  # unless the wording itself turned to another group ("everything except …")
+        context.last = None if statement.kind in ("replace", "exchange") else statement.group
+    context.counted = statement.kind == "set" and statement.said[0][0] == "count"
+    context.begun = True
+    return made
+
+
+def _rank(s: Statement) -> int:
+    """Within one group: its number first, a change of place last, so that the pronoun after each is right."""
+    if s.kind in ("direct", "replace", "remove"):
+        return 0
+    if s.kind == "move":
+        return 3
+    return {"count": 1, "place": 3}.get(s.said[0][0] if s.said else "", 2)
+
+
+def _mood(statements: Sequence[Statement], plain: bool, rng: random.Random) -> Mood:
+    """A mood for the whole sentence; noun phrases only where no group is spoken of twice."""
+    mood = rng.choices(MOODS, MOOD_WEIGHTS[plain])[0]
+    spoken = Counter(s.group for s in statements if s.group is not None)
+    return rng.choice(("do", "is")) if mood == "has" and max(spoken.values(), default=0) > 1 else mood
+
+
+def _short_form(s: Statement, before: Statement) -> Clause | None:
+    """Only "bigger" instead of "make it bigger", after a clause about the same group that an adjective may follow."""
+    if s.group is None or s.group != before.group:
+        return None
+    if s.kind == "size":
+        return Clause("bigger" if s.value("sign") == 1 else "smaller", Operation.COMPARATIVE)
+    if s.kind == "set" and s.said[0][0] in ("colour", "texture"):
+        return Clause(str(s.said[0][1]), Operation.CHANGE)
+    return None
+
+
 def _joint(last: bool, s: Statement, mood: Mood, rng: random.Random) -> str:
     if s.kind.startswith("keep") and rng.random() < 0.5:
         return rng.choice((" but ", ", but "))
@@ -115,44 +160,3 @@ def _finish(clauses: Sequence[Clause], joints: Sequence[str], rng: random.Random
     if rng.random() < (0.8 if two else 0.3):
         text += "."
     return FusionSequence(text, tuple(steps))
-
-
-Speaker = Callable[[Statement, Context, Mood], Clause]
-
-_BY_ATTRIBUTE: dict[str, Speaker] = {
-    "colour": say_looks.colour,
-    "texture": say_looks.texture,
-    "shape": say_looks.shape,
-    "count": say_layout.number,
-    "place": say_layout.place,
-}
-_BY_KIND: dict[str, Speaker] = {
-    "direct": say_looks.several,
-    "size": say_layout.size,
-    "move": say_layout.move,
-    "exchange": say_layout.exchange,
-    "add": say_scene.addition,
-    "remove": say_scene.removal,
-    "replace": say_scene.replacement,
-    "view": say_scene.view,
-    "brightness": say_scene.brightness,
-    "zoom": say_scene.zoom,
-    "mirror": say_scene.mirror,
-    "keep rest": say_scene.keep,
-    "keep background": say_scene.keep,
-    "keep view": say_scene.keep,
-    "keep group": say_scene.keep,
-    "keep attribute": say_scene.keep,
-}
-
-
-def clause(statement: Statement, context: Context, mood: Mood) -> Clause:
-    """Put one statement into words; ``context`` then knows what has been spoken of."""
-    speak = _BY_ATTRIBUTE[statement.said[0][0]] if statement.kind == "set" else _BY_KIND[statement.kind]
-    earlier = context.last
-    made = speak(statement, context, mood)
-    if context.last == earlier:  # unless the wording itself turned to another group ("everything except …")
-        context.last = None if statement.kind in ("replace", "exchange") else statement.group
-    context.counted = statement.kind == "set" and statement.said[0][0] == "count"
-    context.begun = True
-    return made
