@@ -35,14 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from rich.table import Table
 
     from neucore_xl.evaluation.compare import compare, load
-    from neucore_xl.evaluation.result import describe, write_json
+    from neucore_xl.evaluation.result import protocol_line, write_json
 
     a, b = load(options.a), load(options.b)
     found = compare(
         a, b, confidence=options.confidence, resamples=options.resamples, method=options.method, seed=options.seed
     )
     console = Console()
-    console.print(describe(a.protocol), highlight=False)
+    console.print(protocol_line(a.protocol), highlight=False)
     for name in ("preprocessing",):
         if a.protocol.get(name) != b.protocol.get(name):
             console.print(

@@ -23,7 +23,7 @@ def check(
 ) -> None:
     """Check a submission against the split's queries and images; exit 0 if it would be accepted, 1 if not."""
     from neucore_xl.data.datasets import open_split
-    from neucore_xl.evaluation.submission import check as problems_of
+    from neucore_xl.evaluation.submission import problems_of
 
     problems = problems_of(file, open_split("cirr", data, split))
     for problem in problems:

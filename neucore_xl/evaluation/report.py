@@ -18,7 +18,7 @@ from neucore_xl.data.triplets import Split
 from neucore_xl.errors import UserError
 from neucore_xl.estimates import Estimate
 from neucore_xl.evaluation.ranking import ABSENT, UNRANKED, Scores, columns, rank_of_target, top_k
-from neucore_xl.evaluation.result import Result, describe
+from neucore_xl.evaluation.result import protocol_line
 from neucore_xl.files import output_file
 from neucore_xl.language.sequence import FusionSequence
 
@@ -93,7 +93,7 @@ def rows_from_scores(
 
 
 def evenly(n: int, count: int) -> list[int]:
-    """``count`` of ``n`` indices at equal distances: queries chosen by nobody's taste."""
+    """``count`` of ``n`` indices at equal distances, so that nobody picks the queries that are shown."""
     return [int(i) for i in np.unique(np.linspace(0, n - 1, min(n, count)).round())] if n else []
 
 
@@ -155,18 +155,13 @@ def write_page(
         measures=measures,
         headline=headline,
         difference_label=difference_label if any(s.difference for s in systems) else "",
-        protocol=describe(protocol) if protocol else "",
+        protocol=protocol_line(protocol) if protocol else "",
         rows=rows,
         source=source,
     )
     with output_file(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return path
-
-
-def system_row(name: str, result: Result, difference: Estimate | None = None, notes: str = "") -> SystemRow:
-    """The table line of an evaluated system."""
-    return SystemRow(name, result.metrics, difference, notes)
 
 
 def _with_marks(systems: Sequence[SystemRow], measures: Sequence[str]) -> list[SystemRow]:

@@ -88,7 +88,7 @@ class Result:
         """The table with the protocol above it."""
         from rich.table import Table
 
-        console.print(f"[bold]{describe(self.protocol)}[/bold]", highlight=False)
+        console.print(f"[bold]{protocol_line(self.protocol)}[/bold]", highlight=False)
         table = Table(show_header=True, header_style="bold")
         plain = {k: v for k, v in self.metrics.items() if "/" not in k}
         groups = dict.fromkeys(k.split("/", 1)[0] for k in self.metrics if "/" in k)
@@ -108,7 +108,7 @@ class Result:
         console.print(f"{self.n_queries} queries", highlight=False)
 
 
-def describe(protocol: Mapping[str, Any]) -> str:
+def protocol_line(protocol: Mapping[str, Any]) -> str:
     """A protocol in one line: every key with its value."""
 
     def text(value: Any) -> str:

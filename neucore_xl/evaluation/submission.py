@@ -55,7 +55,7 @@ def write(directory: Path, split: Split, chunks: Iterable[Chunk], *, force: bool
             files["recall_subset"][t.id] = [gallery[slots[i, c]] for c in nearest[i] if c != ABSENT]
     written = [write_json(paths[metric], files[metric]) for metric in NAMES_PER_QUERY]
     for path in written:
-        problems = check(path, split)
+        problems = problems_of(path, split)
         if problems:
             raise UserError(f"{path} would be refused by the server: {problems[0]}")
     return written[0], written[1]
@@ -68,7 +68,7 @@ def refuse_existing(directory: Path, split: Split, *, force: bool = False) -> No
             raise UserError(f"{directory / name} is there already: choose another --out, or replace it with --force")
 
 
-def check(file: Path, split: Split) -> list[str]:
+def problems_of(file: Path, split: Split) -> list[str]:
     """Everything that is wrong with a submission file for ``split``, one sentence each; empty when it can be sent.
 
     Raises:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from neucore_xl.errors import UserError
 from neucore_xl.evaluation.compare import compare, load
-from neucore_xl.evaluation.result import Result, describe, prepare_output, write_json
+from neucore_xl.evaluation.result import Result, prepare_output, protocol_line, write_json
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_the_table_shows_the_protocol(result):
     assert "33.33" in text
     assert "66.67" in text
     assert "3 queries" in text
-    assert describe({"gallery_sizes": {"dress": 3, "shirt": 4}}) == "gallery sizes: dress 3 shirt 4"
+    assert protocol_line({"gallery_sizes": {"dress": 3, "shirt": 4}}) == "gallery sizes: dress 3 shirt 4"
 
 
 def test_compare_aligns_queries_and_refuses_what_cannot_be_compared(result):

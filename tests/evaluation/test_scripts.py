@@ -142,7 +142,7 @@ def test_evaluate_compare_and_submit(trained, tmp_path, call):
     call(name, "--run", ours, "--data", data, "--split", "test1", "--out", tmp_path / "test1")
     split = open_split("cirr", data, "test1")
     for file in submission.file_names("test1").values():
-        assert submission.check(tmp_path / "test1" / file, split) == []
+        assert submission.problems_of(tmp_path / "test1" / file, split) == []
 
 
 @pytest.mark.slow

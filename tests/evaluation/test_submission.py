@@ -48,7 +48,7 @@ def test_content_of_the_files(written, split):
     assert recall["12"] == [NAMES[0], *NAMES[2:51]]  # its reference, NAMES[1], is left out
     assert subset["11"] == [NAMES[5], NAMES[4], NAMES[3]]
     assert subset["12"] == [NAMES[0], NAMES[2], NAMES[3]]
-    assert [submission.check(p, split) for p in written] == [[], []]
+    assert [submission.problems_of(p, split) for p in written] == [[], []]
 
 
 def test_ties_give_one_definite_order_without_repeats(split, tmp_path):
@@ -78,25 +78,25 @@ def test_ties_give_one_definite_order_without_repeats(split, tmp_path):
     ],
 )
 def test_each_kind_of_wrong_file_is_named(written, split, which, change, problem):
-    assert submission.check(changed(written[which], change), split) == [problem]
+    assert submission.problems_of(changed(written[which], change), split) == [problem]
 
 
 def test_files_that_cannot_be_parsed(split, tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{"version": "rc2",\n "metric" "recall"}')
-    assert submission.check(path, split) == ["not JSON: Expecting ':' delimiter in line 2"]
+    assert submission.problems_of(path, split) == ["not JSON: Expecting ':' delimiter in line 2"]
     path.write_text("[1]")
-    assert submission.check(path, split) == ["the file must hold one JSON object"]
+    assert submission.problems_of(path, split) == ["the file must hold one JSON object"]
     path.write_bytes(b"\xff\xfe\x00")
-    assert submission.check(path, split) == ["not JSON: the file is not UTF-8 text"]
+    assert submission.problems_of(path, split) == ["not JSON: the file is not UTF-8 text"]
     with pytest.raises(UserError, match=r"cannot read .*none\.json: No such file"):
-        submission.check(tmp_path / "none.json", split)
+        submission.problems_of(tmp_path / "none.json", split)
 
 
 def test_a_repeated_pair_and_a_file_too_large(written, split):
     text = written[1].read_text().rstrip().rstrip("}")
     written[1].write_text(text + ',"11":["a"]}' + " " * submission.MAX_BYTES)
-    problems = submission.check(written[1], split)
+    problems = submission.problems_of(written[1], split)
     assert problems[0].startswith("the file has 5,000,")
     assert "twice in the file: 1 query (11)" in problems
 
@@ -117,7 +117,7 @@ def test_the_real_test1_fits_the_servers_limit(shared, tmp_path):
     rng = np.random.default_rng(0)
     chunks = ((i, rng.random((min(512, n - i), g), dtype=np.float32)) for i in range(0, n, 512))
     paths = submission.write(tmp_path, split, chunks)
-    assert [submission.check(p, split) for p in paths] == [[], []]
+    assert [submission.problems_of(p, split) for p in paths] == [[], []]
     assert [len(json.loads(p.read_text())) for p in paths] == [n + 2, n + 2]
     assert max(p.stat().st_size for p in paths) < submission.MAX_BYTES
 
