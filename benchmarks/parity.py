@@ -1,8 +1,8 @@
 """Do all strategies train alike? Plain, DDP and ZeRO 0 to 3, from the same weights on the same batches, in fp32.
 
-For every row: the largest difference of the global loss over ten AdamW steps from plain training in one process on
+For every system: the largest difference of the global loss over ten AdamW steps from plain training in one process on
 the whole batch, and that of any parameter afterwards. Generated data and tiny towers, made in a temporary folder;
-processes on this machine, over gloo. Dropout is off and the Gumbel noise of row `neucore` is left out, since every
+processes on this machine, over gloo. Dropout is off and the Gumbel noise of `neucore` is left out, since every
 process draws its own. ZeRO-3 runs with its thresholds at 0, so that every parameter is sharded and gathered.
 
     python benchmarks/parity.py [--ranks 2] [--precision fp32] [--models neucore-xl,neucore] [--markdown FILE]
@@ -196,7 +196,7 @@ def main() -> int:
     parser.add_argument("--markdown", type=Path, help="write the table to this file too")
     options = parser.parse_args()
     lines = [
-        "| row | towers | strategy | ranks | loss | parameters | held by a rank |",
+        "| system | towers | strategy | ranks | loss | parameters | held by a rank |",
         "|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as name:

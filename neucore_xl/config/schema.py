@@ -110,9 +110,12 @@ class BackboneSettings(Section):
 
 
 class ModelSettings(Section):
-    """The composer (a row of the results table) and the size of its heads."""
+    """The composer (a system of the results table) and the size of its heads."""
 
-    name: str = Field("neucore-xl", description="Row: `neucore-xl`, `neucore`, `concat`, `image-only`, `text-only`, …")
+    name: str = Field(
+        "neucore-xl",
+        description="System: `neucore-xl`, `neucore`, `residual`, `concat`, …, or `module:Class` of your own.",
+    )
     width: PositiveInt = Field(512, description="Width d of the heads.")
     heads: PositiveInt = Field(8, description="Attention heads; must divide `model.width`.")
     exchange_layers: PositiveInt = Field(2, description="Layers of the exchange transformer (equation 3).")
@@ -129,7 +132,7 @@ class ModelSettings(Section):
 
 
 class FusionSettings(Section):
-    """Where the order of the edits comes from (section 2 of the model page)."""
+    """Where the order of the edits comes from (docs/model.md, NEUCORE-XL)."""
 
     sequence: Literal["learned", "clauses", "llm", "oracle", "single", "shuffled", "reordered"] = Field(
         "clauses",
@@ -145,9 +148,7 @@ class FusionSettings(Section):
         None, description="Version of the prompt that an `llm` file must have been written with; null: any."
     )
     max_steps: PositiveInt = Field(6, description="K_max: later steps of a longer sequence are merged into the last.")
-    learned_steps: PositiveInt = Field(
-        3, description="K of `learned`, and the number of fusion steps of row `neucore`."
-    )
+    learned_steps: PositiveInt = Field(3, description="K of `learned`, and the number of fusion steps of `neucore`.")
 
 
 class LossSettings(Section):

@@ -36,7 +36,7 @@ SHOWN = 24  # queries on the page
 
 @dataclass(frozen=True)
 class Size:
-    """How much the demo does: pictures of each split, training of the small CLIP, more settings of every row."""
+    """How much the demo does: pictures of each split, training of the small CLIP, more settings of every system."""
 
     train: int = 4000
     val: int = 1200
@@ -51,7 +51,7 @@ FULL = Size()
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One row of the table and the scores ``[Q, G]`` behind it."""
+    """One system of the table and the scores ``[Q, G]`` behind it."""
 
     settings: Settings
     result: Result
@@ -100,7 +100,7 @@ def run_demo(out: Path, console: Console | None = None, size: Size = FULL) -> di
         settings = load_settings("demo", [*paths, f"model.name={row}", *size.overrides])
         train(settings, out / row, console=console)
         rows[row] = _evaluate(out / row, settings, split)
-    stage("4/5 evaluation by the CIRR protocol, last checkpoint of every row")
+    stage("4/5 evaluation by the CIRR protocol, last checkpoint of every system")
     content = _summary(rows)
     _print(content, console)
     write_json(out / "metrics.json", content)
@@ -126,7 +126,7 @@ def _evaluate(run_folder: Path, settings: Settings, split: Split) -> Evaluated:
 
 
 def _summary(rows: dict[str, Evaluated]) -> dict[str, Any]:
-    """metrics.json of the system, with every row's metrics and the paired differences beside it."""
+    """metrics.json of the system, with every system's metrics and the paired differences beside it."""
     from neucore_xl.runs.environment import describe
 
     system = rows[SYSTEM]
@@ -156,7 +156,7 @@ def _print(content: dict[str, Any], console: Console) -> None:
 
     title = f"CIRR protocol on generated data, {content['n_queries']} queries, percent"
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("row", no_wrap=True)
+    table.add_column("system", no_wrap=True)
     for measure in (*PRINTED, f"{SYSTEM} ahead by"):
         table.add_column(measure, justify="right", no_wrap=True)
     for row, metrics in content["rows"].items():
@@ -169,7 +169,7 @@ def _print(content: dict[str, Any], console: Console) -> None:
     if behind:
         console.print(f"[red]{SYSTEM} is not ahead of {', '.join(behind)} by more than the 95 % interval[/red]")
     else:
-        console.print(f"{SYSTEM} is ahead of every floor row by more than the 95 % paired bootstrap interval")
+        console.print(f"{SYSTEM} is ahead of every floor system by more than the 95 % paired bootstrap interval")
 
 
 def _page(path: Path, rows: dict[str, Evaluated], split: Split, content: dict[str, Any]) -> Path:
@@ -200,5 +200,5 @@ def _page(path: Path, rows: dict[str, Evaluated], split: Split, content: dict[st
         protocol=content["protocol"],
         measures=MEASURES,
         difference_label=f"{SYSTEM} ahead by",
-        introduction="NEUCORE-XL and the rows that it must beat, trained on generated pictures with the same budget.",
+        introduction="NEUCORE-XL and the systems that it must beat, trained on generated pictures, with one budget.",
     )

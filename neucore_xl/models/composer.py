@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -18,7 +19,12 @@ class Composer(nn.Module, ABC):
 
     Call the module itself, not its methods, wherever it may be wrapped (DDP, DeepSpeed): under ZeRO-3 only the
     root ``forward`` gathers the parameter shards. ``score`` has no parameters and is safe to call directly.
+
+    The registry builds it as ``Class(settings, backbone)``; where ``aligns_concepts`` is true, as ``Class(settings,
+    backbone, vocabulary)`` with the pretrained text features ``[C, D]`` of the training concepts' names.
     """
+
+    aligns_concepts: ClassVar[bool] = False
 
     @abstractmethod
     def encode_targets(self, images: ImageInput) -> TargetFeatures:
@@ -35,6 +41,13 @@ class Composer(nn.Module, ABC):
     @abstractmethod
     def score(self, queries: QueryFeatures, targets: TargetFeatures) -> Tensor:
         """Matching scores ``[Q, G]``, fp32, without the temperature; uses no parameters and no [Q, G, d] tensor."""
+
+    def slow_parameters(self) -> Iterable[nn.Parameter]:
+        """Parameters that correct pretrained features; none unless a composer names some.
+
+        They are trained at ``train.lr`` × ``train.lr_correction_scale`` and all of them decay, biases included.
+        """
+        return ()
 
     def forward(self, mode: Mode, *args: Any) -> Any:
         """The root forward: ``("train", batch)``, ``("targets", images)`` or ``("compose", image, text, sequence)``."""

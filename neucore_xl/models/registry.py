@@ -1,7 +1,8 @@
-"""The rows of the results table by name. A new system is one file in ``composers`` and one line here."""
+"""The systems by name. A new one is a file in ``composers`` and a line here, or a class in a module of your own."""
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,47 +23,57 @@ from neucore_xl.models.composers.text_only import TextOnly
 if TYPE_CHECKING:
     from neucore_xl.language.vocabulary import Vocabulary
 
-_PLAIN: dict[str, Callable[[Settings, Backbone], Composer]] = {
+_COMPOSERS: dict[str, type[Composer]] = {
+    "neucore-xl": NeucoreXL,
+    "neucore": Neucore,
     "image-only": ImageOnly,
     "text-only": TextOnly,
     "concat": Concat,
     "residual": Residual,
 }
-_ALIGNING: dict[str, Callable[[Settings, Backbone, Tensor], Composer]] = {
-    "neucore-xl": NeucoreXL,
-    "neucore": Neucore,
-}
+_CHUNK = 256  # names per forward pass of the text tower
 
 
 def composer_names() -> tuple[str, ...]:
-    """Every row that ``model.name`` may ask for."""
-    return (*_ALIGNING, *_PLAIN)
+    """Every system that comes with the package, by the name that ``model.name`` asks for."""
+    return tuple(_COMPOSERS)
+
+
+def composer_class(name: str) -> type[Composer]:
+    """The class that ``model.name`` asks for: by its name here, or as ``module:Class`` in a module of your own.
+
+    Raises ``UserError`` for an unknown name, with the nearest known one, and for what cannot be imported or is no
+    ``Composer``.
+    """
+    if name in _COMPOSERS:
+        return _COMPOSERS[name]
+    if ":" in name:
+        return _imported(name)
+    hint = did_you_mean(nearest(name, composer_names(), cutoff=0.0))
+    raise UserError(
+        f"model.name: no system {name!r}{hint} (There are {', '.join(composer_names())}, or module:Class for one of "
+        "your own.)"
+    )
 
 
 def build_composer(settings: Settings, backbone: Backbone, vocabulary: Vocabulary) -> Composer:
     """The composer ``settings.model.name`` on ``backbone``, its heads freshly initialised.
 
-    Rows that align concepts hold the pretrained text features ``[C, D]`` of the vocabulary's names, encoded here on
-    the device the backbone is on; none are encoded when ``loss.concept_weight`` is 0.
+    Systems that align concepts hold the pretrained text features ``[C, D]`` of the vocabulary's names, encoded here
+    on the device the backbone is on; none are encoded when ``loss.concept_weight`` is 0.
 
-    Raises ``UserError`` for an unknown row, with the nearest known one.
+    Raises ``UserError`` as ``composer_class`` does.
     """
     names = vocabulary.names if settings.loss.concept_weight > 0 else ()
     return composer_of(settings, backbone, lambda: encode_names(backbone, names))
 
 
 def composer_of(settings: Settings, backbone: Backbone, concepts: Callable[[], Tensor]) -> Composer:
-    """The composer on ``backbone``; ``concepts`` gives the features ``[C, D]`` of rows that align concepts."""
-    name = settings.model.name
-    if name in _PLAIN:
-        return _PLAIN[name](settings, backbone)
-    if name in _ALIGNING:
-        return _ALIGNING[name](settings, backbone, concepts())
-    hint = did_you_mean(nearest(name, composer_names(), cutoff=0.0))
-    raise UserError(f"model.name: no system {name!r}{hint} (There are {', '.join(composer_names())}.)")
-
-
-CHUNK = 256
+    """The composer on ``backbone``; ``concepts`` gives the features ``[C, D]`` of systems that align concepts."""
+    composer = composer_class(settings.model.name)
+    if composer.aligns_concepts:
+        return composer(settings, backbone, concepts())
+    return composer(settings, backbone)
 
 
 @torch.no_grad()
@@ -72,8 +83,20 @@ def encode_names(backbone: Backbone, names: Sequence[str]) -> Tensor:
     training = backbone.training
     backbone.eval()
     parts = [
-        backbone.encode_texts(backbone.tokenizer(list(names[i : i + CHUNK])).to(device)).pooled.float()
-        for i in range(0, len(names), CHUNK)
+        backbone.encode_texts(backbone.tokenizer(list(names[i : i + _CHUNK])).to(device)).pooled.float()
+        for i in range(0, len(names), _CHUNK)
     ]
     backbone.train(training)
     return torch.cat(parts) if parts else torch.zeros(0, backbone.embed_dim, device=device)
+
+
+def _imported(name: str) -> type[Composer]:
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"model.name: cannot import {name} ({error}); install its module or put its folder on PYTHONPATH."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Composer)):
+        raise UserError(f"model.name: {name} is no Composer; derive it from neucore_xl.models.composer.Composer.")
+    return found

@@ -13,33 +13,36 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from neucore_xl.config.schema import TrainSettings
 from neucore_xl.errors import UserError
+from neucore_xl.models.composer import Composer
 
 BETAS = (0.9, 0.98)  # the second moment of contrastive training jumps: CLIP (2021), table 19, and after it open_clip
 EPS = 1e-6
 
 
-def parameter_groups(model: nn.Module, backbone: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
-    """Trainable parameters of ``model`` by rate and decay; frozen ones are in no group, each other one in one.
+def parameter_groups(composer: Composer, backbone: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
+    """Trainable parameters of ``composer`` by rate and decay; frozen ones are in no group, each other one in one.
 
     | group | who | rate | decay |
     | heads | everything else | ``train.lr`` | matrices only |
     | backbone | parameters of ``backbone`` | ``train.lr_backbone`` | matrices only |
-    | correction | a module or parameter called ``…correction…`` | ``train.lr`` × ``lr_correction_scale`` | all |
+    | correction | ``composer.slow_parameters()`` | ``train.lr`` × ``lr_correction_scale`` | all |
 
     A correction is added to a pretrained feature and pulled towards zero as a whole, biases included. Groups are
-    named ``heads``, ``heads-vectors`` and so on, in a fixed order. Raises ``UserError`` where nothing is trainable.
+    named ``heads``, ``heads-vectors`` and so on, in a fixed order, and hold their parameters in the composer's order:
+    stored optimiser states are read by it. Raises ``UserError`` where nothing is trainable.
     """
     of_backbone = {id(p) for p in backbone.parameters()}
+    slow = {id(p) for p in composer.slow_parameters()}
     rates = {
         "heads": settings.lr,
         "backbone": settings.lr_backbone,
         "correction": settings.lr * settings.lr_correction_scale,
     }
     members: dict[str, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for parameter in composer.parameters():
         if not parameter.requires_grad:
             continue
-        kind = "correction" if "correction" in name else "heads"
+        kind = "correction" if id(parameter) in slow else "heads"
         if id(parameter) in of_backbone:
             kind = "backbone"
         vector = kind != "correction" and parameter.squeeze().ndim < 2
@@ -62,9 +65,9 @@ def _group_order(name: str) -> tuple[int, bool]:
     return ("heads", "backbone", "correction").index(kind), name != kind
 
 
-def build_optimizer(model: nn.Module, backbone: nn.Module, settings: TrainSettings) -> Optimizer:
+def build_optimizer(composer: Composer, backbone: nn.Module, settings: TrainSettings) -> Optimizer:
     """AdamW over ``parameter_groups``."""
-    return AdamW(parameter_groups(model, backbone, settings), betas=BETAS, eps=EPS)
+    return AdamW(parameter_groups(composer, backbone, settings), betas=BETAS, eps=EPS)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ ROWS = (SYSTEM, *FLOORS)
 
 
 def result_of(values: np.ndarray) -> Result:
-    """A result whose queries have these headlines, in percent; other measures are the row's mean as well."""
+    """A result whose queries have these headlines, in percent; other measures are the system's mean as well."""
     mean = float(values.mean())
     return Result(PROTOCOL, dict.fromkeys(MEASURES, mean), tuple(map(str, range(len(values)))), {"mean": values})
 
@@ -82,7 +82,7 @@ def test_the_table_fits_80_columns_and_says_whom_the_system_does_not_beat(evalua
     assert f"{SYSTEM} is not ahead of concat by more than" in " ".join(text.split())
     for interval in content["ahead_of"].values():
         interval["low"] = 0.01
-    assert f"{SYSTEM} is ahead of every floor row" in printed(content)
+    assert f"{SYSTEM} is ahead of every floor system" in printed(content)
 
 
 def test_a_clip_that_cannot_be_trained_is_one_sentence_and_leaves_no_weights(

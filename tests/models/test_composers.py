@@ -1,4 +1,4 @@
-"""Every row through the one forward: modes, invariance to padding and to company, gradients, autocast."""
+"""Every system through the one forward: modes, invariance to padding and to company, gradients, autocast."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from neucore_xl.data.batches import Batch, ImageFeatures, SequenceBatch, TextFea
 from neucore_xl.errors import UserError
 from neucore_xl.models.backbone import Backbone, build_backbone
 from neucore_xl.models.composer import Composer
+from neucore_xl.models.composers.residual import Residual
 from neucore_xl.models.features import FeatureSet
 from neucore_xl.models.registry import build_composer, composer_names
 
-ROWS = composer_names()
+SYSTEMS = composer_names()
 FULL = ("neucore-xl", "neucore")
 
 
@@ -78,7 +79,7 @@ def backbone(configs: dict[str, Path]) -> Backbone:
     return build_backbone(BackboneSettings(config=configs["native-vit"], pretrained=None))
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize("mode", ["full", "cosine"])
 def test_the_modes_agree_with_each_other(name: str, mode: str, backbone: Any, vocabulary: Any, make_batch: Any) -> None:
     composer = stir(build(backbone, vocabulary, name, score=mode)).eval()
@@ -102,7 +103,7 @@ def test_the_modes_agree_with_each_other(name: str, mode: str, backbone: Any, vo
         composer("score", batch)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize("fusion", ["clauses", "learned"])
 def test_padding_changes_nothing(name: str, fusion: str, backbone: Any, vocabulary: Any, make_batch: Any) -> None:
     composer = stir(build(backbone, vocabulary, name, fusion)).eval()
@@ -137,7 +138,7 @@ def test_padding_changes_nothing(name: str, fusion: str, backbone: Any, vocabula
     assert_same(before, queries(composer, filled))
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_order_and_company_change_nothing(name: str, backbone: Any, vocabulary: Any, make_batch: Any) -> None:
     composer = stir(build(backbone, vocabulary, name)).eval()
     batch: Batch = make_batch(backbone, queries=5, images=6)
@@ -158,7 +159,7 @@ def test_order_and_company_change_nothing(name: str, backbone: Any, vocabulary: 
     assert_same(images.select(slice(2, 4)), composer("targets", rows(batch.images, slice(2, 4))))
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_queries_without_steps_or_concepts(name: str, backbone: Any, vocabulary: Any, make_batch: Any) -> None:
     composer = stir(build(backbone, vocabulary, name)).eval()
     batch: Batch = make_batch(backbone)
@@ -209,7 +210,7 @@ def test_neucore_xl_contains_the_residual_row(backbone: Any, vocabulary: Any, ma
     torch.testing.assert_close(full.score(a.queries, a.targets), residual.score(b.queries, b.targets))
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize("fusion", ["clauses", "learned"])
 def test_every_trained_parameter_gets_a_gradient_within_three_steps(
     name: str, fusion: str, backbone: Any, vocabulary: Any, make_batch: Any
@@ -261,7 +262,7 @@ def test_unseen_concepts_have_embeddings_of_their_own(backbone: Any, vocabulary:
     assert torch.pdist(embedded).min() > 1e-4
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_bf16_autocast(name: str, backbone: Any, vocabulary: Any, make_batch: Any) -> None:
     composer = stir(build(backbone, vocabulary, name)).eval()
     batch: Batch = make_batch(backbone)
@@ -300,9 +301,9 @@ def test_the_image_tower_is_called_once_for_all_images(make_backbone: Any, vocab
     backbone = make_backbone()
     backbone.clip.visual.conv1.register_forward_hook(lambda m, x, y: calls.append(len(x[0])))
     batch = replace(make_batch(backbone), images=torch.randn(5, 3, 32, 32))
-    for name in ROWS:
+    for name in SYSTEMS:
         build(backbone, vocabulary, name)("train", batch)
-    assert calls == [5] * len(ROWS)
+    assert calls == [5] * len(SYSTEMS)
 
 
 def test_a_trained_tower_gets_gradients_through_the_head(make_backbone: Any, vocabulary: Any, make_batch: Any) -> None:
@@ -316,10 +317,9 @@ def test_a_trained_tower_gets_gradients_through_the_head(make_backbone: Any, voc
     assert not missing
 
 
-def test_corrections_are_named_and_the_vocabulary_is_not_stored(backbone: Any, vocabulary: Any) -> None:
+def test_the_vocabulary_is_not_stored(backbone: Any, vocabulary: Any) -> None:
     composer = build(backbone, vocabulary, "neucore-xl")
     names = dict(composer.named_parameters())
-    assert {n for n in names if n.startswith("correction.")}
     assert all(p.dim() > 0 for p in names.values())
     assert not any("vocabulary" in n for n in composer.state_dict())
     assert composer.vocabulary.shape == (5, backbone.embed_dim)
@@ -345,3 +345,29 @@ def test_images_only_composers_ignore_what_they_should(backbone: Any, vocabulary
     assert not torch.equal(queries(text_only, batch)["vector"], queries(text_only, other)["vector"])
     moved = replace(batch, images=ImageFeatures(batch.images.tokens, batch.images.pooled.flip(0)))
     assert torch.equal(queries(text_only, batch)["vector"], queries(text_only, moved)["vector"])
+
+
+class Mine(Residual):
+    """A system that the package does not know."""
+
+
+def test_a_class_in_a_module_of_ones_own_is_a_system(
+    backbone: Any, vocabulary: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside_systems.py").write_text(
+        "from neucore_xl.models.composers.neucore_xl import NeucoreXL\nclass Aligning(NeucoreXL): pass\nnumber = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    aligning = build(backbone, vocabulary, "outside_systems:Aligning")
+    assert type(aligning).__name__ == "Aligning"
+    assert aligning.vocabulary.shape == (5, backbone.embed_dim)
+    assert isinstance(build(backbone, vocabulary, f"{__name__}:Mine"), Mine)
+    for name, problem in {
+        "no_such_module:Mine": "cannot import no_such_module:Mine .*PYTHONPATH",
+        "outside_systems:Nothing": "cannot import outside_systems:Nothing",
+        "outside systems:Aligning": "cannot import outside systems:Aligning",
+        "outside_systems:number": "outside_systems:number is no Composer",
+        "outside_systems:": "outside_systems: is no Composer",
+    }.items():
+        with pytest.raises(UserError, match=f"^model.name: {problem}"):
+            build(backbone, vocabulary, name)

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from neucore_xl.config.schema import TrainSettings
+from neucore_xl.config.schema import Settings, TrainSettings
 from neucore_xl.errors import UserError
+from neucore_xl.models.composer import Composer
+from neucore_xl.models.registry import build_composer, composer_names
 from neucore_xl.training.optim import WarmupCosine, build_optimizer, build_scheduler, parameter_groups
+from tests.support.tiny_runs import ToyComposer
 
 
-class Toy(nn.Module):
+class Toy(ToyComposer):
+    """Heads of every shape, and a layer that is slowed because the composer says so, whatever it is called."""
+
     def __init__(self) -> None:
         super().__init__()
         self.backbone = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 4))
         self.backbone[0].requires_grad_(False)
-        self.head = nn.Linear(4, 4)
+        self.colour_correction = nn.Linear(4, 4)
         self.norm = nn.LayerNorm(4)
-        self.target_correction = nn.Linear(4, 4)
-        self.log_scale = nn.Parameter(torch.ones(1))
+        self.shift = nn.Linear(4, 4)
         self.position = nn.Parameter(torch.zeros(1, 1, 4))
+
+    def slow_parameters(self) -> Iterable[nn.Parameter]:
+        return self.shift.parameters()
+
+
+def build(settings: dict[str, Any], backbone: Any, vocabulary: Any) -> Composer:
+    heads = {"width": 16, "heads": 2}
+    return build_composer(Settings.model_validate({"model": heads | settings}), backbone, vocabulary)
 
 
 def test_every_trainable_parameter_is_in_one_group_with_its_rate_and_decay() -> None:
@@ -31,8 +45,8 @@ def test_every_trainable_parameter_is_in_one_group_with_its_rate_and_decay() -> 
     groups = {g["name"]: g for g in parameter_groups(model, model.backbone, settings)}
     rates = {name: (g["lr"], g["weight_decay"], len(g["params"])) for name, g in groups.items()}
     assert rates == {
-        "heads": (1e-3, 0.2, 1),
-        "heads-vectors": (1e-3, 0.0, 5),  # bias, two of the norm, temperature, position
+        "heads": (1e-3, 0.2, 4),
+        "heads-vectors": (1e-3, 0.0, 8),  # four biases, two of the norm, temperature, position
         "backbone": (1e-5, 0.2, 1),
         "backbone-vectors": (1e-5, 0.0, 3),
         "correction": (pytest.approx(1e-4), 0.2, 2),
@@ -45,10 +59,43 @@ def test_every_trainable_parameter_is_in_one_group_with_its_rate_and_decay() -> 
 def test_a_correction_without_gradient_decays_towards_zero() -> None:
     model = Toy()
     optimizer = build_optimizer(model, model.backbone, TrainSettings(lr=1.0, weight_decay=0.5))
-    before = model.target_correction.bias.detach().clone()
-    model.target_correction.bias.grad = torch.zeros(4)
+    before = model.shift.bias.detach().clone()
+    model.shift.bias.grad = torch.zeros(4)
     optimizer.step()
-    assert torch.allclose(model.target_correction.bias, before * (1 - 0.1 * 0.5))
+    assert torch.allclose(model.shift.bias, before * (1 - 0.1 * 0.5))
+
+
+def test_no_system_slows_anything_but_neucore_xl_its_correction(make_backbone: Any, vocabulary: Any) -> None:
+    backbone = make_backbone()
+    for name in composer_names():
+        composer = build({"name": name}, backbone, vocabulary)
+        slow = {id(p) for p in composer.slow_parameters()}
+        named = {n for n, p in composer.named_parameters() if id(p) in slow}
+        assert named == {n for n, _ in composer.named_parameters() if n.startswith("correction.")}
+        assert bool(named) == (name == "neucore-xl")
+
+
+@pytest.mark.parametrize("freeze", ["all", "none"])
+def test_stored_optimiser_states_of_earlier_versions_fit(make_backbone: Any, vocabulary: Any, freeze: str) -> None:
+    """Once a parameter was slowed for its name. Groups and the order within them are those of that rule."""
+    composer = build({"name": "neucore-xl"}, make_backbone(freeze=freeze), vocabulary)
+    names = {id(p): n for n, p in composer.named_parameters()}
+
+    def group_by_name(name: str, parameter: nn.Parameter) -> str:
+        if "correction" in name:
+            return "correction"
+        kind = "backbone" if name.startswith("backbone.") else "heads"
+        return f"{kind}-vectors" if parameter.squeeze().ndim < 2 else kind
+
+    order = ("heads", "heads-vectors", "backbone", "backbone-vectors", "correction")
+    trained = [(n, p) for n, p in composer.named_parameters() if p.requires_grad]
+    by_name = {group: [n for n, p in trained if group_by_name(n, p) == group] for group in order}
+    now = [
+        (group["name"], [names[id(p)] for p in group["params"]])
+        for group in parameter_groups(composer, composer.backbone, TrainSettings())  # type: ignore[arg-type]
+    ]
+    assert now == [(group, members) for group, members in by_name.items() if members]
+    assert len(now) == (3 if freeze == "all" else 5)
 
 
 def test_nothing_to_train_is_refused() -> None:

@@ -1,1 +1,1 @@
-"""One file per system; ``registry`` maps a row's name to its class."""
+"""One file per system; ``registry`` maps its name to its class."""

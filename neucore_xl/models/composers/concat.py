@@ -1,4 +1,4 @@
-"""Row `concat`: f = MLP([i ; t̂]), a two-layer perceptron with ReLU (the baseline of TIRG, Vo et al., 2019)."""
+"""System `concat`: f = MLP([i ; t̂]), a two-layer perceptron with ReLU (the baseline of TIRG, Vo et al., 2019)."""
 
 from __future__ import annotations
 

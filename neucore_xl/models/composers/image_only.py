@@ -1,4 +1,4 @@
-"""Row `image-only`: f = i. The reference image alone; what a text adds is measured against it."""
+"""System `image-only`: f = i. The reference image alone; what a text adds is measured against it."""
 
 from __future__ import annotations
 

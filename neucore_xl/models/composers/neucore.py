@@ -1,4 +1,4 @@
-"""NEUCORE as published (row `neucore`): equations 1 to 9 on any backbone, without the faults of the released code.
+"""NEUCORE as published (system `neucore`): equations 1 to 9 on any backbone, without the faults of the released code.
 
 Everything is learned at width d from the tower's tokens and words; nothing starts in the pretrained space (that is
 NEUCORE-XL). The fusion sequence is drawn from the sentence (equation 7) whatever `fusion.sequence` says, with
@@ -25,8 +25,9 @@ from neucore_xl.models.matching import ExplicitMatching
 
 
 class Neucore(Head):
-    """Section 1 of the model page. ``vocabulary [C, D]``: pooled text features of the training concepts' names."""
+    """``docs/model.md``, NEUCORE. ``vocabulary [C, D]``: pooled text features of the training concepts' names."""
 
+    aligns_concepts = True
     reads_sequence = True
 
     def __init__(self, settings: Settings, backbone: Backbone, vocabulary: Tensor) -> None:

@@ -9,17 +9,19 @@ and so are the weights of EM and IS. An untrained head therefore ranks by the co
 - edits: Σ_k MLP([i ; e_k]), what each edit moves on its own. A sentence of three edits is three moves that were each
   seen in other sentences; without this sum the head learned sentences as wholes and did no better with a true
   sequence than with one of another sentence (docs/ablation.md);
-- direct: MLP([i ; t̂]). This is the row `residual`, so NEUCORE-XL contains it; a query without steps has this path
+- direct: MLP([i ; t̂]). This is the system `residual`, so NEUCORE-XL contains it; a query without steps has this path
   alone beside an unchanged X;
 - gate · t̂, one learned number (`model.text_gate` at the start): the sum of image and text of an aligned space.
 
-Parameters under ``correction`` move the pretrained targets: train them at a small rate with decay.
+The parameters of the correction move the pretrained targets: they are trained at a small rate, with decay.
 
 Legend: U images, B queries, N image tokens, M concepts of a query, K steps, L words, C vocabulary, D joint width,
 d head width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +54,9 @@ class TargetCorrection(nn.Module):
 
 
 class NeucoreXL(Head):
-    """Section 2 of the model page. ``vocabulary [C, D]``: pooled text features of the training concepts' names."""
+    """``docs/model.md``, NEUCORE-XL. ``vocabulary [C, D]``: pooled text features of the training concepts' names."""
 
+    aligns_concepts = True
     reads_sequence = True
 
     def __init__(self, settings: Settings, backbone: Backbone, vocabulary: Tensor) -> None:
@@ -125,6 +128,9 @@ class NeucoreXL(Head):
             return None
         exchanged = self.exchange(references["tokens"], targets["tokens"])
         return self.concept_scores(self.foreground(exchanged), self.concept(self.vocabulary))
+
+    def slow_parameters(self) -> Iterable[nn.Parameter]:
+        return self.correction.parameters()
 
     def _steps(self, text: Text) -> tuple[Tensor, Tensor]:
         """e_k ``[B, K, d]`` and which of them are real ``[B, K]``: planned, or drawn from the sentence (equation 7)."""

@@ -1,4 +1,4 @@
-"""Row `residual`: f = i + Δ, Δ = MLP([i ; t̂]) zero at the start: the simplest head on the pretrained space."""
+"""System `residual`: f = i + Δ, Δ = MLP([i ; t̂]) zero at the start: the simplest head on the pretrained space."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neucore_xl.models.layers import l2, mlp, unit_variance
 
 
 class Residual(Head):
-    """A floor of NEUCORE-XL, whose direct path contains it (design: start in the pretrained space)."""
+    """A floor of NEUCORE-XL, whose direct path contains it (docs/model.md)."""
 
     def __init__(self, settings: Settings, backbone: Backbone) -> None:
         super().__init__(settings, backbone)

@@ -1,4 +1,4 @@
-"""Row `text-only`: f = t̂. The sentence alone; what a reference image adds is measured against it."""
+"""System `text-only`: f = t̂. The sentence alone; what a reference image adds is measured against it."""
 
 from __future__ import annotations
 
