@@ -18,6 +18,8 @@ import torch
 
 from neucore_xl.cli import main
 from neucore_xl.config.schema import LossSettings, Settings
+from neucore_xl.data import datasets
+from neucore_xl.evaluation import protocols
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.registry import build_composer
 from neucore_xl.runs.system import load_run
@@ -49,7 +51,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_the_page_has_the_files_and_the_systems_that_are_tried_here() -> None:
-    assert set(FILES) == {"my_systems.py", "my_losses.py", "short-prompt.yaml"}
+    assert set(FILES) == {"my_systems.py", "my_losses.py", "my_pairs.py", "short-prompt.yaml"}
     assert list(SYSTEMS) == ["my_systems:Blend", "my_losses:Near"]
     assert {kind for kind, _ in BLOCKS} == {"python", "yaml", "bash", "diff"}
 
@@ -145,6 +147,56 @@ print(json.dumps({
     "metrics": cirr.evaluate(split, [(0, scores)]).metrics,
 }))
 """
+
+
+@pytest.fixture
+def pairs(tiny_data: Path, tmp_path: Path) -> Path:
+    """The tiny data once more, in the layout of the page's dataset."""
+    root = tmp_path / "pairs"
+    for split in ("train", "val"):
+        shutil.copytree(tiny_data / "img_raw" / split, root / "images" / split)
+        rows = json.loads((tiny_data / "captions" / f"cap.rc2.{split}.json").read_text(encoding="utf-8"))
+        lines = [f"{row['reference']}.png,{row['target_hard']}.png,{row['caption']}" for row in rows]
+        (root / f"{split}.csv").write_text("\n".join(["reference,target,text", *lines, ""]), encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def no_dataset_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten behind it."""
+    for registry in (datasets, protocols):
+        monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+
+
+@pytest.mark.slow
+def test_the_dataset_of_the_page_is_examined_trained_on_and_validated(
+    written: Path, pairs: Path, tiny_overrides: list[str], no_dataset_stays: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doctor, training = (shlex.split(line.replace("data/pairs", str(pairs))) for line in COMMANDS if "my_pairs" in line)
+
+    def examine(*more: str) -> tuple[int, str]:
+        command = [sys.executable, *doctor[1:], *more]
+        done = subprocess.run(command, cwd=written, capture_output=True, text=True, check=False, timeout=300)
+        return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+    code, said = examine()
+    assert code == 0, said
+    assert "A training can start from this folder." in said
+
+    monkeypatch.chdir(written)
+    importlib.import_module("my_pairs")  # in this process, to load torch once less
+    small = [word for word in tiny_overrides if not word.startswith(("data.name=", "data.root="))]
+    with pytest.raises(SystemExit) as ended:
+        main([*training[2:], *small, "train.steps=2", "train.validate_every=0"])
+    assert ended.value.code == 0
+    validation = read_log(written / "runs" / "pairs" / "log.jsonl")[-1]["validation"]
+    assert set(validation) == {"R@1", "R@5", "mean"}
+    assert validation["mean"] == pytest.approx((validation["R@1"] + validation["R@5"]) / 2)
+
+    (pairs / "val.csv").write_text("reference,target\n", encoding="utf-8")
+    code, said = examine("--no-images")
+    assert code == 1
+    assert "has no column text" in said
 
 
 def test_the_prompt_of_the_page_plans_through_a_server(
