@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, did_you_mean, nearest
 
 if TYPE_CHECKING:
     from neucore_xl.config.schema import DataSettings
@@ -47,9 +46,7 @@ def require_known(what: str, value: str, allowed: Sequence[str]) -> None:
     """Raises ``UserError`` with the nearest allowed value unless ``value`` is one of them."""
     if value in allowed:
         return
-    near = get_close_matches(value, allowed, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise UserError(f"Unknown {what} {value!r}{hint} (one of {', '.join(allowed)}).")
+    raise UserError(f"Unknown {what} {value!r}{did_you_mean(nearest(value, allowed))} (one of {', '.join(allowed)}).")
 
 
 def require_captions(root: Path, split: str, path: Path, present: Sequence[str]) -> None:
