@@ -30,6 +30,7 @@ from torch import Tensor
 from neucore_xl.config.load import load_settings
 from neucore_xl.data.datasets import open_from_settings
 from neucore_xl.models import fusion
+from neucore_xl.parallel.device import resolve_device
 from neucore_xl.parallel.world import World
 from neucore_xl.runs.system import assemble
 from neucore_xl.training.engines import strategy as strategies
@@ -143,7 +144,8 @@ def train(job: Job, world: World) -> Trained:
     facts = assembled.facts([split])
     inputs = assembled.inputs_for([split], facts)
     collator = assembled.collator(inputs, facts, split)
-    engine = strategies.build_engine(chosen, assembled.composer, assembled.backbone, settings.train, world)
+    device = resolve_device(settings.train.device, settings.train.precision)
+    engine = strategies.build_engine(chosen, assembled.composer, assembled.backbone, settings.train, world, device)
     order = batch_order(split, settings)
     stream = training_stream(split, order, collator, settings, 0, 0, Share.of(settings.train, world))
     seed_everything(settings.train.seed + world.rank)

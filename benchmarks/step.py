@@ -19,6 +19,7 @@ from step_profile import StepProfile, profile_steps
 from neucore_xl.config.load import load_settings
 from neucore_xl.data.datasets import open_from_settings
 from neucore_xl.errors import UserError
+from neucore_xl.parallel.device import resolve_device
 from neucore_xl.runs.system import assemble
 from neucore_xl.training.engines.engine import PlainEngine
 from neucore_xl.training.stream import batch_order, training_stream, workers_for
@@ -29,7 +30,8 @@ def measure(recipe: str, overrides: list[str], steps: int) -> StepProfile:
     settings = load_settings(recipe, [*overrides, f"train.steps={steps + 2}"])
     split = open_from_settings(settings.data, settings.data.train_split)
     assembled = assemble(settings)
-    engine = PlainEngine(assembled.composer, assembled.backbone, settings.train)
+    device = resolve_device(settings.train.device, settings.train.precision)
+    engine = PlainEngine(assembled.composer, assembled.backbone, settings.train, device=device)
     facts = assembled.facts([split])
     inputs = assembled.inputs_for([split], facts)
     engine.composer.to(engine.device)

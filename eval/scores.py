@@ -55,11 +55,11 @@ def guarded(main: Callable[[Sequence[str] | None], None], arguments: Sequence[st
 
 def meet(settings: Settings) -> World:
     """The processes that this one was started with (``torchrun``, ``srun``, …), which share the work from here on."""
+    from neucore_xl.parallel.device import resolve_device
     from neucore_xl.parallel.launch import check, detect
     from neucore_xl.parallel.start import start
-    from neucore_xl.training.engines.engine import resolve_device
 
-    launch, device = detect(), resolve_device(settings.train).type
+    launch, device = detect(), resolve_device(settings.train.device, settings.train.precision).type
     check(launch, settings.train.world_size, device)
     return start(launch, device)
 
@@ -133,10 +133,10 @@ def _exported_settings(file: Path, overrides: list[str]) -> Settings:
 
 def open_run(arguments: argparse.Namespace, settings: Settings, world: World) -> Opened:
     """Load the run's weights onto the device of every process."""
+    from neucore_xl.parallel.device import resolve_device
     from neucore_xl.runs.system import load_run
-    from neucore_xl.training.engines.engine import resolve_device
 
-    device = resolve_device(settings.train)
+    device = resolve_device(settings.train.device, settings.train.precision)
     run = load_run(arguments.run, checkpoint=arguments.checkpoint, settings=settings, world=world)
     run.composer.to(device)
     run.assembled.backbone.to(device)

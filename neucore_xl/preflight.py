@@ -203,13 +203,15 @@ def _settings(settings: Settings, launch: Launch, recipe: str, overrides: Sequen
         import torch
         from rich.console import Console
 
+        from neucore_xl.parallel.device import resolve_device
         from neucore_xl.parallel.launch import check
         from neucore_xl.sizing.dry_run import dry_run
         from neucore_xl.sizing.plan import Cluster
         from neucore_xl.training.engines.strategy import choose_strategy
 
         check(launch, settings.train.world_size, "cpu")
-        strategy = choose_strategy(settings.train, launch.world_size)
+        device = resolve_device(settings.train.device, settings.train.precision)
+        strategy = choose_strategy(settings.train, launch.world_size, device=device.type)
         memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if cuda else 80.0
         cluster = Cluster(launch.nodes, launch.world_size // launch.nodes, memory)
         plan = dry_run(settings, cluster, Console(file=io.StringIO()), recipe=recipe, overrides=overrides)

@@ -18,11 +18,11 @@ from neucore_xl.encoding.sentences import check_sequences
 from neucore_xl.errors import UserError
 from neucore_xl.evaluation.compare import load
 from neucore_xl.evaluation.result import METRICS_FILE, Result, write_json
+from neucore_xl.parallel.device import resolve_device
 from neucore_xl.runs.checkpoints.find import find_checkpoint
 from neucore_xl.runs.environment import describe
 from neucore_xl.runs.folder import RunFolder
 from neucore_xl.runs.system import load_run
-from neucore_xl.training.engines.engine import resolve_device
 from neucore_xl.training.run import train
 from neucore_xl.training.validate import check_labels, evaluate_split
 
@@ -57,7 +57,7 @@ def evaluate_run(path: Path, settings: Settings) -> Result:
     checkpoint = find_checkpoint(RunFolder(path), "last").path.name
     if _holds(folder, checkpoint):
         return load(folder)
-    device = resolve_device(settings.train)
+    device = resolve_device(settings.train.device, settings.train.precision)
     run = load_run(path, checkpoint="last", settings=settings)
     run.composer.to(device)
     run.assembled.backbone.to(device)

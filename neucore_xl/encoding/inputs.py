@@ -15,6 +15,7 @@ from neucore_xl.data.triplets import Split
 from neucore_xl.encoding.cache import FeatureCache, cache_root, image_key
 from neucore_xl.errors import UserError
 from neucore_xl.models.backbone import Backbone
+from neucore_xl.parallel.device import resolve_device
 from neucore_xl.parallel.world import ALONE, World
 from neucore_xl.progress import track
 
@@ -131,7 +132,7 @@ def make_inputs(
         cache_images, cache_texts = backbone.image_frozen, backbone.text_frozen
         if not settings.train.cache_features:
             cache_images = cache_texts = False
-        device = pick_device(settings.train.device)
+        device = resolve_device(settings.train.device)
         keys: dict[str, str] = {}
         if cache_images:
             names = [name for split in splits for name in needed_images(split, split.name not in without_gallery)]
@@ -172,15 +173,6 @@ def needed_images(split: Split, gallery: bool) -> tuple[str, ...]:
         return split.image_names
     named = ((t.reference, *((t.target,) if t.target else ()), *t.subset) for t in split.triplets)
     return tuple(dict.fromkeys(name for names in named for name in names))
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is the current GPU where there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device is cuda, but torch sees no GPU here: use train.device=auto or cpu.")
-    return torch.device(name)
 
 
 class _Chunks(torch.utils.data.Dataset):

@@ -27,9 +27,10 @@ from neucore_xl.models.registry import build_composer
 from neucore_xl.models.towers import parameters_hash
 from neucore_xl.parallel.world import ALONE, World
 from neucore_xl.runs.checkpoints import find
-from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Identity, load_state
+from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Identity
 from neucore_xl.runs.checkpoints.export import ExportedRun
 from neucore_xl.runs.checkpoints.find import find_checkpoint
+from neucore_xl.runs.checkpoints.weights import load_state
 from neucore_xl.runs.folder import RunFolder
 
 

@@ -18,10 +18,11 @@ from neucore_xl.parallel.world import World
 from neucore_xl.sizing.blank import VOCABULARY
 from neucore_xl.sizing.meta import meta_composer
 from neucore_xl.sizing.rehearsal import rehearse
-from neucore_xl.sizing.states import Sharing, Sizes, States, states
+from neucore_xl.sizing.states import Sizes, States, states
 from neucore_xl.training.engines.deepspeed_check import check_config
 from neucore_xl.training.engines.deepspeed_file import ROOT, find_config, read_config, shipped_names
-from neucore_xl.training.stream import Share
+from neucore_xl.training.engines.strategy import Strategy
+from neucore_xl.training.stream import Share, queries_a_batch
 
 HEADROOM = 0.1  # of the GPU's memory: CUDA's context, NCCL's and cuBLAS's buffers, fragmentation
 # The least communication first: ZeRO 1 and 2 exchange what DDP does, ZeRO 3 half as much again, offloading adds the
@@ -113,7 +114,7 @@ def make_plan(settings: Settings, cluster: Cluster, recipe: str, overrides: Sequ
     unknown model, a DeepSpeed file that is not there or wrong.
     """
     planner = _Planner(settings, cluster)
-    rows = tuple(planner.row(sharing, planner.micro) for sharing in planner.sharings)
+    rows = tuple(planner.row(strategy, planner.micro) for strategy in planner.strategies)
     plan = Plan(
         recipe, tuple(overrides), cluster, planner.sizes.total, planner.sizes.trained, planner.local, planner.micro,
         rows, planner.own, (),
@@ -125,7 +126,7 @@ class _Planner:
     def __init__(self, settings: Settings, cluster: Cluster) -> None:
         self.settings, self.cluster, train = settings, cluster, settings.train
         share = Share.of(train, World(0, cluster.ranks))
-        self.local = train.batch_size // train.accumulate // cluster.ranks
+        self.local = queries_a_batch(train) // cluster.ranks
         self.micro = self.local // share.forwards
         self._half = False  # what was rehearsed last
         self.own = _as_named(find_config(train.deepspeed)) if train.deepspeed else None
@@ -136,10 +137,10 @@ class _Planner:
         return Sizes.of(composer, backbone, self.settings.train)
 
     @cached_property
-    def sharings(self) -> list[Sharing]:
+    def strategies(self) -> list[Strategy]:
         """What is compared: whole copies, the shipped files, and the recipe's own file."""
         ranks = self.cluster.ranks
-        found = [Sharing("ddp" if ranks > 1 else "plain")]
+        found = [Strategy("ddp" if ranks > 1 else "plain")]
         names = [f"ds_configs/{stem}.json" for stem in _SHIPPED]
         if self.own and self.own not in names:
             names.append(self.own)
@@ -148,8 +149,8 @@ class _Planner:
             config = read_config(path)
             if name not in shipped_names():
                 check_config(config, path, paths=False)
-            sharing = Sharing(Path(name).stem, path, config)
-            within = sharing.second_copy
+            strategy = Strategy("deepspeed", config, path)
+            within = strategy.second_copy
             if within > 1 and (ranks % within or ranks == within):
                 if name == self.own:
                     raise UserError(
@@ -157,14 +158,14 @@ class _Planner:
                         f"but there are {ranks}: use ds_configs/zero3.json, or more nodes."
                     )
                 continue
-            found.append(sharing)
+            found.append(strategy)
         return found
 
-    def row(self, sharing: Sharing, micro: int) -> Row:
-        half = sharing.bf16_parameters(self.settings.train)
-        held = states(self.sizes, sharing, self.cluster.ranks, bf16=self.settings.train.precision == "bf16")
-        file = _as_named(sharing.file) if sharing.file else None
-        row = Row(sharing.name, file, held, self.activations(half, micro), self.features, False)
+    def row(self, strategy: Strategy, micro: int) -> Row:
+        half = strategy.bf16_parameters(self.settings.train)
+        held = states(self.sizes, strategy, self.cluster.ranks, bf16=self.settings.train.precision == "bf16")
+        file = _as_named(strategy.file) if strategy.file else None
+        row = Row(strategy.label, file, held, self.activations(half, micro), self.features, False)
         return replace(row, fits=row.total <= self.cluster.usable)
 
     def activations(self, half: bool, micro: int) -> int:
@@ -186,7 +187,7 @@ class _Planner:
         if not self.settings.backbone.activation_checkpointing and self._trains_towers:
             backbone = self.settings.backbone.model_copy(update={"activation_checkpointing": True})
             other = _Planner(self.settings.model_copy(update={"backbone": backbone}), self.cluster)
-            found = [r for r in (other.row(s, other.micro) for s in other.sharings) if r.fits]
+            found = [r for r in (other.row(s, other.micro) for s in other.strategies) if r.fits]
             if found:
                 said.append(f"backbone.activation_checkpointing=true fits with {found[0].strategy}")
             elif best is None and (smaller := other._largest_micro_batch()):
@@ -206,26 +207,26 @@ class _Planner:
         """Strategy and largest micro-batch that fit; of equally large ones that of the least communication."""
         sizes = [m for m in range(1, self.micro) if self.local % m == 0]
         best: tuple[str, int] | None = None
-        for sharing in self.sharings:
+        for strategy in self.strategies:
             low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
             if best is not None:  # only a larger one is of interest
                 low = sizes.index(best[1]) + 1
-                if low < high and not self.row(sharing, sizes[low]).fits:
+                if low < high and not self.row(strategy, sizes[low]).fits:
                     continue
             start = low
             while low < high:
                 middle = (low + high) // 2
-                if self.row(sharing, sizes[middle]).fits:
+                if self.row(strategy, sizes[middle]).fits:
                     low = middle + 1
                 else:
                     high = middle
             if low > start:
-                best = sharing.name, sizes[low - 1]
+                best = strategy.label, sizes[low - 1]
         return best
 
     def _enough_ranks(self) -> int | None:
         """The smallest doubling of the GPUs whose ZeRO 3 leaves room for one query a pass."""
-        zero3 = next(s for s in self.sharings if s.name == "zero3")
+        zero3 = next(s for s in self.strategies if s.label == "zero3")
         half = zero3.bf16_parameters(self.settings.train)
         least = self.activations(half, 1) + self.features
         ranks = 2 * self.cluster.ranks

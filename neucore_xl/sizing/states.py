@@ -17,16 +17,13 @@ ZeRO 3 shards frozen parameters as well. An offloaded optimizer takes gradients,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from neucore_xl.config.schema import TrainSettings
 from neucore_xl.models.composer import Composer
-from neucore_xl.training.engines.deepspeed_check import offload_of, stage_of
+from neucore_xl.training.engines.strategy import Strategy
 from neucore_xl.training.optim import parameter_groups
 
 
@@ -63,39 +60,6 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Sharing:
-    """One way of sharing the states. ``file`` is the DeepSpeed file, None for plain and DDP."""
-
-    name: str
-    file: Path | None = None
-    config: Mapping[str, Any] | None = None
-
-    @property
-    def stage(self) -> int:
-        return stage_of(dict(self.config)) if self.config is not None else 0
-
-    @property
-    def offloads_parameters(self) -> bool:
-        return self.config is not None and offload_of(dict(self.config)).parameters != "none"
-
-    @property
-    def offloads_optimizer(self) -> bool:
-        return self.config is not None and offload_of(dict(self.config)).optimizer != "none"
-
-    @property
-    def second_copy(self) -> int:
-        """Ranks that hold one more copy of the parameters between them (ZeRO++ hpz); 1: none."""
-        return int(self._zero("zero_hpz_partition_size", 1))
-
-    def bf16_parameters(self, train: TrainSettings) -> bool:
-        """Whether the parameters themselves are bf16; plain and DDP cast them on the way instead."""
-        return self.config is not None and train.precision == "bf16"
-
-    def _zero(self, key: str, default: float) -> float:
-        return float((self.config or {}).get("zero_optimization", {}).get(key, default))
-
-
-@dataclass(frozen=True)
 class States:
     """Bytes a rank. ``buckets``: communication buffers; ``gathered``: whole parameters that ZeRO 3 holds for a while;
     ``update``: what the optimizer step takes while no activation lives; ``host``: what offloading puts there."""
@@ -109,17 +73,17 @@ class States:
     host: int
 
 
-def states(sizes: Sizes, sharing: Sharing, ranks: int, *, bf16: bool) -> States:
+def states(sizes: Sizes, strategy: Strategy, ranks: int, *, bf16: bool) -> States:
     """The states of one rank of ``ranks``; ``bf16`` is the run's precision."""
-    if sharing.config is None or sharing.stage == 0:
-        return _whole(sizes, sharing, bf16=bf16)
-    if sharing.stage == 3:
-        return _zero3(sizes, sharing, ranks, bf16=bf16)
-    return _zero12(sizes, sharing, ranks, bf16=bf16)
+    if strategy.config is None or strategy.stage == 0:
+        return _whole(sizes, strategy, bf16=bf16)
+    if strategy.stage == 3:
+        return _zero3(sizes, strategy, ranks, bf16=bf16)
+    return _zero12(sizes, strategy, ranks, bf16=bf16)
 
 
-def _whole(sizes: Sizes, sharing: Sharing, *, bf16: bool) -> States:
-    half = bf16 and sharing.config is not None
+def _whole(sizes: Sizes, strategy: Strategy, *, bf16: bool) -> States:
+    half = bf16 and strategy.config is not None
     width = 2 if half else 4
     largest = max(map(sum, sizes.groups))
     return States(
@@ -133,46 +97,46 @@ def _whole(sizes: Sizes, sharing: Sharing, *, bf16: bool) -> States:
     )
 
 
-def _zero12(sizes: Sizes, sharing: Sharing, ranks: int, *, bf16: bool) -> States:
+def _zero12(sizes: Sizes, strategy: Strategy, ranks: int, *, bf16: bool) -> States:
     width = 2 if bf16 else 4
     shards = [_ceil(sum(group), 2 * ranks) * 2 for group in sizes.groups]
     shard = sum(shards)
     padded = shard * ranks
     optimizer, gradients = 12 * shard, 4 * shard
-    if sharing.stage == 1:  # all are there before they are reduced
+    if strategy.stage == 1:  # all are there before they are reduced
         gradients = width * padded
     elif not bf16:
         gradients = 4 * _fullest(sizes.groups, shards, ranks)
     parameters = width * (padded + sum(sizes.frozen) + sizes.buffer_elements)
-    bucket = int(sharing._zero("reduce_bucket_size", 5e8))
-    buckets = width * bucket * (2 if sharing._zero("overlap_comm", 0) else 1)
-    if not sharing.offloads_optimizer:
+    bucket = int(strategy.zero("reduce_bucket_size", 5e8))
+    buckets = width * bucket * (2 if strategy.zero("overlap_comm", 0) else 1)
+    if strategy.offload.optimizer == "none":
         return States(parameters, gradients, optimizer, buckets, 0, 8 * max(shards), 0)
     # The share of a reduced bucket waits on the GPU for its copy to the host.
-    own = gradients if sharing.stage == 1 else 0
+    own = gradients if strategy.stage == 1 else 0
     return States(parameters, own, 0, buckets, 0, 0, (12 + 4 + width) * shard)
 
 
-def _zero3(sizes: Sizes, sharing: Sharing, ranks: int, *, bf16: bool) -> States:
+def _zero3(sizes: Sizes, strategy: Strategy, ranks: int, *, bf16: bool) -> States:
     width = 2 if bf16 else 4
-    threshold = sharing._zero("stage3_param_persistence_threshold", 1e5)
+    threshold = strategy.zero("stage3_param_persistence_threshold", 1e5)
     own = sum(_ceil(n, ranks) for n in sizes.parameters)
     shard = sum(_ceil(n, ranks) for group in sizes.groups for n in group)
     persistent = sum(n for n in sizes.parameters if n <= threshold) if threshold else 0
-    live = sharing._zero("stage3_max_live_parameters", 1e9)
-    ahead = sharing._zero("stage3_prefetch_bucket_size", 5e7)
+    live = strategy.zero("stage3_max_live_parameters", 1e9)
+    ahead = strategy.zero("stage3_prefetch_bucket_size", 5e7)
     gathered = min(sizes.total - persistent, int(max(live, sizes.largest_layer + ahead)))
-    bucket = int(sharing._zero("reduce_bucket_size", 5e8))
-    largest = min(int(sharing._zero("sub_group_size", 1e9)), shard)
+    bucket = int(strategy.zero("reduce_bucket_size", 5e8))
+    largest = min(int(strategy.zero("sub_group_size", 1e9)), shard)
     parameters = width * (own + persistent + sizes.buffer_elements)
     gradients, optimizer, host = 4 * shard, 12 * shard, 0
     update = 8 * largest
-    if sharing.second_copy > 1:
-        parameters += width * sum(_ceil(n, sharing.second_copy) for n in sizes.parameters)
-    if sharing.offloads_optimizer:
+    if strategy.second_copy > 1:
+        parameters += width * sum(_ceil(n, strategy.second_copy) for n in sizes.parameters)
+    if strategy.offload.optimizer != "none":
         host += optimizer + 2 * gradients
         gradients = optimizer = update = 0
-    if sharing.offloads_parameters:
+    if strategy.offload.parameters != "none":
         host += width * own
         parameters -= width * own
     return States(parameters, gradients, optimizer, width * bucket, width * gathered, update, host)

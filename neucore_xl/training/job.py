@@ -9,6 +9,7 @@ from rich.console import Console
 
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
+from neucore_xl.parallel.device import resolve_device
 from neucore_xl.parallel.ending import ended, hand_over, leave
 from neucore_xl.parallel.launch import check, detect
 from neucore_xl.parallel.start import start, stop
@@ -16,7 +17,6 @@ from neucore_xl.parallel.stopping import StopSignals
 from neucore_xl.parallel.watchdog import lost_peers
 from neucore_xl.parallel.world import World
 from neucore_xl.runs.folder import differences
-from neucore_xl.training.engines.engine import resolve_device
 from neucore_xl.training.engines.strategy import choose_strategy
 from neucore_xl.training.loop import TrainingPaused
 from neucore_xl.training.run import Together, train
@@ -32,16 +32,17 @@ def run_job(settings: Settings, run_dir: Path) -> int:
     try:
         launch = detect()
         rank, local = launch.rank, launch.local_rank
-        device = resolve_device(settings.train).type
-        check(launch, settings.train.world_size, device)
-        strategy = choose_strategy(settings.train, launch.world_size)
+        device = resolve_device(settings.train.device, settings.train.precision)
+        check(launch, settings.train.world_size, device.type)
+        strategy = choose_strategy(settings.train, launch.world_size, device=device.type)
         # no collective operation may give up before the watchdog has said who waits for whom
         minutes = max(60.0, 2 * settings.train.hang_minutes)
-        world = start(launch, device, group=strategy.needs_group, collective_minutes=minutes)
+        world = start(launch, device.type, group=strategy.needs_group, collective_minutes=minutes)
         same_settings(settings, world)
         console = Console() if world.is_main else None
         with StopSignals() as signals:
-            train(settings, run_dir, console=console, together=Together(world, launch, strategy, signals))
+            together = Together(world, launch, strategy, device, signals)
+            train(settings, run_dir, console=console, together=together)
         code = 0
     except TrainingPaused as pause:
         _say(str(pause), rank)

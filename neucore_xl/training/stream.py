@@ -1,6 +1,7 @@
 """The training stream: triplets in the run's order, collated here or in worker processes.
 
-Every process draws the same order and plans the same batches; it reads only the images and texts of its own share.
+An optimiser step takes ``train.accumulate`` batches, which are numbered through the whole run. Every process draws the
+same order and plans the same batches; it reads only the images and texts of its own share.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import World
 
 
+def queries_a_batch(train: TrainSettings) -> int:
+    """Queries of one of the ``train.accumulate`` batches of an optimiser step, those of all processes together."""
+    return train.batch_size // train.accumulate
+
+
 @dataclass(frozen=True)
 class Share:
     """What one process takes of a batch: ``forwards`` equal parts, of ``world_size`` times as many.
@@ -34,13 +40,13 @@ class Share:
 
     @staticmethod
     def of(train: TrainSettings, world: World) -> Share:
-        part = train.batch_size // train.accumulate
-        if part % world.world_size:
+        batch = queries_a_batch(train)
+        if batch % world.world_size:
             raise UserError(
-                f"{world.world_size} processes do not divide a batch of {part} queries (train.batch_size="
+                f"{world.world_size} processes do not divide a batch of {batch} queries (train.batch_size="
                 f"{train.batch_size}, train.accumulate={train.accumulate}): choose a train.batch_size that they divide."
             )
-        local = part // world.world_size
+        local = batch // world.world_size
         micro = train.micro_batch or local
         if local % micro:
             raise UserError(
@@ -60,16 +66,73 @@ class Share:
         return range(self.rank * self.forwards, (self.rank + 1) * self.forwards)
 
 
+class BatchOrder:
+    """Which triplets make up batch number 0, 1, 2, … of a run.
+
+    Epoch e is a permutation of all triplets drawn from (``seed``, e), cut into full batches; the rest of the epoch
+    (fewer than ``size`` triplets) is left out and differs from epoch to epoch. With ``groups`` (one label a triplet,
+    such as the Fashion-IQ category) every batch holds one group: each group is permuted and cut by itself and the
+    batches of all groups are shuffled.
+
+    Raises ``UserError`` where not one full batch can be made.
+    """
+
+    def __init__(self, count: int, size: int, seed: int, groups: Sequence[str] | None = None) -> None:
+        if groups is not None and len(groups) != count:
+            raise ValueError(f"{len(groups)} group labels for {count} triplets")
+        if groups is None:
+            members = [np.arange(count)]
+        else:
+            labels = np.asarray(groups)
+            members = [np.flatnonzero(labels == name) for name in dict.fromkeys(groups)]
+        self._members = [m for m in members if len(m) >= size]
+        if not self._members:
+            largest = max((len(m) for m in members), default=0)
+            what = "triplets" if groups is None else "triplets of one category"
+            raise UserError(
+                f"there are {largest} training {what} and a batch takes {size} (train.batch_size / train.accumulate): "
+                "lower train.batch_size or raise train.accumulate"
+            )
+        self.size = size
+        self.seed = seed
+        self.per_epoch = sum(len(m) // size for m in self._members)
+        self._epoch = -1
+        self._batches = np.empty((0, size), dtype=np.int64)
+
+    def indices(self, number: int) -> list[int]:
+        """The ``size`` triplet indices of batch ``number``."""
+        epoch, place = divmod(number, self.per_epoch)
+        if epoch != self._epoch:  # one epoch is kept: steps come in order
+            self._batches, self._epoch = self._cut(epoch), epoch
+        return [int(i) for i in self._batches[place]]
+
+    def _cut(self, epoch: int) -> np.ndarray:
+        """Batches ``[per_epoch, size]`` of one epoch."""
+        random = np.random.default_rng([self.seed, epoch])
+        full = [random.permutation(m)[: len(m) // self.size * self.size].reshape(-1, self.size) for m in self._members]
+        batches = np.concatenate(full)
+        return batches[random.permutation(len(batches))] if len(full) > 1 else batches
+
+
 def batch_order(split: Split, settings: Settings) -> BatchOrder:
     """The order of a run over ``split``; raises ``UserError`` where no batch can be filled."""
     train = settings.train
     groups = [t.category or "" for t in split.triplets] if settings.data.one_category_per_batch else None
-    return BatchOrder(len(split.triplets), train.batch_size // train.accumulate, train.seed, groups)
+    return BatchOrder(len(split.triplets), queries_a_batch(train), train.seed, groups)
 
 
-def workers_for(inputs: Inputs, settings: Settings) -> int:
-    """Loader processes: none where images come from the cache, which is faster read here than sent from there."""
-    return 0 if isinstance(inputs, CachedInputs) and inputs.cache_images else settings.data.workers
+class StepSampler(Sampler[list[int]]):
+    """Batches ``start … stop − 1`` of an order, for ``DataLoader(batch_sampler=…)``."""
+
+    def __init__(self, order: BatchOrder, start: int, stop: int) -> None:
+        self.order, self.start, self.stop = order, start, stop
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for number in range(self.start, self.stop):
+            yield self.order.indices(number)
 
 
 def training_stream(
@@ -85,10 +148,10 @@ def training_stream(
 
     The stream draws no number from torch's global generator, and an unreadable image arrives as the error itself.
     """
-    micro = settings.train.accumulate
+    a_step = settings.train.accumulate
     loader = DataLoader(
         _Triplets(split.triplets),
-        batch_sampler=StepSampler(order, start * micro, settings.train.steps * micro),
+        batch_sampler=StepSampler(order, start * a_step, settings.train.steps * a_step),
         collate_fn=_Collate(collator, share or Share()),
         num_workers=workers,
         generator=torch.Generator().manual_seed(settings.train.seed),
@@ -97,6 +160,11 @@ def training_stream(
         prefetch_factor=4 if workers else None,
     )
     return iter(loader)
+
+
+def workers_for(inputs: Inputs, settings: Settings) -> int:
+    """Loader processes: none where images come from the cache, which is faster read here than sent from there."""
+    return 0 if isinstance(inputs, CachedInputs) and inputs.cache_images else settings.data.workers
 
 
 class _Triplets(Dataset[Triplet]):
@@ -125,69 +193,3 @@ class _Collate:
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
-
-
-class BatchOrder:
-    """Which triplets make up micro-batch number m = 0, 1, 2, … of a run.
-
-    Epoch e is a permutation of all triplets drawn from (``seed``, e), cut into full micro-batches; the rest of the
-    epoch (fewer than ``size`` triplets) is left out and differs from epoch to epoch. With ``groups`` (one label a
-    triplet, such as the Fashion-IQ category) every micro-batch holds one group: each group is permuted and cut by
-    itself and the micro-batches of all groups are shuffled.
-
-    Raises ``UserError`` where not one full micro-batch can be made.
-    """
-
-    def __init__(self, count: int, size: int, seed: int, groups: Sequence[str] | None = None) -> None:
-        if groups is not None and len(groups) != count:
-            raise ValueError(f"{len(groups)} group labels for {count} triplets")
-        if groups is None:
-            members = [np.arange(count)]
-        else:
-            labels = np.asarray(groups)
-            members = [np.flatnonzero(labels == name) for name in dict.fromkeys(groups)]
-        self._members = [m for m in members if len(m) >= size]
-        if not self._members:
-            largest = max((len(m) for m in members), default=0)
-            what = "triplets" if groups is None else "triplets of one category"
-            raise UserError(
-                f"there are {largest} training {what} and a micro-batch takes {size}: lower train.batch_size "
-                "or raise train.accumulate"
-            )
-        self.size = size
-        self.seed = seed
-        self.per_epoch = sum(len(m) // size for m in self._members)
-        self._epoch = -1
-        self._batches = np.empty((0, size), dtype=np.int64)
-
-    def epoch_of(self, micro: int) -> int:
-        """The epoch, from 0, that micro-batch ``micro`` belongs to."""
-        return micro // self.per_epoch
-
-    def indices(self, micro: int) -> list[int]:
-        """The ``size`` triplet indices of micro-batch ``micro``."""
-        epoch, place = divmod(micro, self.per_epoch)
-        if epoch != self._epoch:  # one epoch is kept: steps come in order
-            self._batches, self._epoch = self._cut(epoch), epoch
-        return [int(i) for i in self._batches[place]]
-
-    def _cut(self, epoch: int) -> np.ndarray:
-        """Micro-batches ``[per_epoch, size]`` of one epoch."""
-        random = np.random.default_rng([self.seed, epoch])
-        full = [random.permutation(m)[: len(m) // self.size * self.size].reshape(-1, self.size) for m in self._members]
-        batches = np.concatenate(full)
-        return batches[random.permutation(len(batches))] if len(full) > 1 else batches
-
-
-class StepSampler(Sampler[list[int]]):
-    """Micro-batches ``start … stop − 1`` of an order, for ``DataLoader(batch_sampler=…)``."""
-
-    def __init__(self, order: BatchOrder, start: int, stop: int) -> None:
-        self.order, self.start, self.stop = order, start, stop
-
-    def __len__(self) -> int:
-        return max(0, self.stop - self.start)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for micro in range(self.start, self.stop):
-            yield self.order.indices(micro)

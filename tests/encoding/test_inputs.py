@@ -13,7 +13,7 @@ from neucore_xl.config.schema import Settings
 from neucore_xl.data.batches import ImageFeatures, TextFeatures
 from neucore_xl.data.datasets import open_from_settings
 from neucore_xl.data.triplets import Gallery, Split
-from neucore_xl.encoding.inputs import CachedInputs, PixelInputs, image_paths, make_inputs, pick_device
+from neucore_xl.encoding.inputs import CachedInputs, PixelInputs, image_paths, make_inputs
 from neucore_xl.errors import UserError
 from neucore_xl.models.backbone import Backbone, build_backbone
 
@@ -142,10 +142,3 @@ def test_one_name_for_two_files_is_refused(val: Split) -> None:
 def test_an_unknown_name_is_refused(settings: Settings, change: Change, backbone: Backbone, val: Split) -> None:
     with pytest.raises(UserError, match="'ghost'"):
         make_inputs(change(settings, {"train": {"cache_features": False}}), backbone, [val]).images(["ghost"])
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a GPU")
-def test_a_gpu_that_is_not_there_is_refused() -> None:
-    assert pick_device("auto").type == "cpu"
-    with pytest.raises(UserError, match=r"train\.device"):
-        pick_device("cuda")

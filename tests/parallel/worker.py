@@ -18,7 +18,7 @@ from neucore_xl.parallel.start import start, stop
 from neucore_xl.parallel.stopping import Reason, Stopping, StopSignals
 from neucore_xl.parallel.watchdog import Watchdog, lost_peers
 from neucore_xl.parallel.world import World
-from neucore_xl.training.run import start_table
+from neucore_xl.training.announce import start_table
 
 
 def work(run: Path, task: str) -> int:

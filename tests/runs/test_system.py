@@ -15,11 +15,11 @@ from neucore_xl.data.datasets import open_from_settings
 from neucore_xl.encoding.scores import encode_gallery, encode_queries, score_chunks
 from neucore_xl.errors import UserError
 from neucore_xl.language.vocabulary import Vocabulary
-from neucore_xl.runs.checkpoints.checkpoint import stored_state
-from neucore_xl.runs.checkpoints.save import save
+from neucore_xl.runs.checkpoints.weights import stored_state
 from neucore_xl.runs.folder import RunFolder
 from neucore_xl.runs.system import Assembled, Run, assemble, frozen_fingerprint, load_run
 from neucore_xl.training.optim import parameter_groups
+from tests.support.saving import save_weights
 
 Change = Callable[[Settings, dict], Settings]
 
@@ -35,7 +35,7 @@ def begin(settings: Settings, path: Path) -> Assembled:
 
 def store(parts: Assembled, path: Path, step: int, *, best: bool = False) -> None:
     state = stored_state(parts.composer, parts.backbone)
-    save(RunFolder(path).checkpoints, step, weights=state, extra={}, identity=parts.identity, best=best, keep=9)
+    save_weights(RunFolder(path).checkpoints, step, state, parts.identity, best=best, keep=9)
 
 
 def disturb(parts: Assembled, amount: float) -> None:

@@ -80,7 +80,8 @@ def measure(case: str, rank: int, world: int, recipe: str) -> dict[str, int]:
         config, source=source, global_batch=2 * world, local_batch=2, world_size=world,
         bf16=precision == "bf16", clip_norm=1.0,
     )  # fmt: skip
-    engine = DeepSpeedEngine(composer, backbone, settings.train, World(rank, world, rank), config)
+    cpu = torch.device("cpu")
+    engine = DeepSpeedEngine(composer, backbone, settings.train, World(rank, world, rank), cpu, config)
     batch = blank_batch(settings, backbone, 2)
 
     def forward_and_backward() -> None:
@@ -104,7 +105,7 @@ def measure(case: str, rank: int, world: int, recipe: str) -> dict[str, int]:
     held = {"everything": live() - before - sum(stored(tensors_of(batch)).values())}
     parameters = stored(p.ds_tensor if hasattr(p, "ds_tensor") else p for p in engine.composer.parameters())
     parameters |= stored(engine.composer.buffers())
-    zero_optimizer = engine.deepspeed.optimizer
+    zero_optimizer = engine.root.optimizer
     master: list[Tensor] = []
     for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
         master += getattr(zero_optimizer, name, [])
@@ -114,7 +115,7 @@ def measure(case: str, rank: int, world: int, recipe: str) -> dict[str, int]:
     held["optimizer"] = sum((stored(master) | stored(states)).values())
     held["gradients"] = held["everything"] - held["parameters"] - held["optimizer"]
     engine.update()
-    engine.deepspeed.destroy()
+    engine.root.destroy()
     return held
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from neucore_xl.config.load import load_settings
 from neucore_xl.sizing.meta import meta_composer
-from neucore_xl.sizing.states import Sharing, Sizes, states
+from neucore_xl.sizing.states import Sizes, states
 from neucore_xl.training.engines import deepspeed_file as ds_config
+from neucore_xl.training.engines.strategy import Strategy
 
 WORKER = Path(__file__).with_name("plan_worker.py")
 # No parameter is a large part of the whole: one that lies across two shards is held by both ranks.
@@ -72,7 +73,7 @@ def test_the_states_of_the_ranks_are_within_5_percent_of_the_plan(world: int, re
         path = ds_config.find_config(Path(f"ds_configs/{file}.json"))
         config = ds_config.read_config(path)
         config["zero_optimization"] |= SMALL | (SHARDED if file == "zero3" else {})
-        planned = states(sizes, Sharing(file, path, config), world, bf16=precision == "bf16")
+        planned = states(sizes, Strategy("deepspeed", config, path), world, bf16=precision == "bf16")
         ranks = [m[case] for m in measured]
         print(f"{case} on {world}: planned {planned}, held {ranks}")
         assert [held["parameters"] for held in ranks] == pytest.approx([planned.parameters] * world, rel=0.05)

@@ -13,7 +13,10 @@ import torch
 from neucore_xl.config.schema import LossSettings, Settings, TrainSettings
 from neucore_xl.data.batches import Batch
 from neucore_xl.errors import UserError
-from neucore_xl.training.engines.engine import PlainEngine, resolve_device
+from neucore_xl.parallel.world import World
+from neucore_xl.runs.checkpoints.checkpoint import Contents, Identity
+from neucore_xl.runs.checkpoints.save import save_together
+from neucore_xl.training.engines.engine import PlainEngine
 from neucore_xl.training.journal import Journal, RunLog, cut_log, read_log
 from neucore_xl.training.loop import Hooks, TrainingStopped, TrainState, Validation, run_loop
 from neucore_xl.training.losses import objective
@@ -199,16 +202,16 @@ def test_stopping_and_going_on_equals_one_run(toy: Toy, batch_of: BatchOf, tmp_p
     engine = PlainEngine(first, first.backbone, tree.train)
     with pytest.raises(StopIteration):
         run(engine, batches[:2], tree, tmp_path / "part", Recorder())
-    file = tmp_path / "state.pt"
-    torch.save({"model": first.state_dict(), "engine": engine.state_dict(), "random": random_state()}, file)
+    contents = Contents(2, Identity("toy", "b", "v"), rank_extra={"random": random_state()})
+    saved = save_together(tmp_path / "checkpoints", World(), contents, engine.save)
 
     seed_everything(99)
     second = toy(dropout=0.5)
     engine = PlainEngine(second, second.backbone, tree.train)
-    payload = torch.load(file, weights_only=True)
-    second.load_state_dict(payload["model"])
-    engine.load_state_dict(payload["engine"])
-    restore_random_state(payload["random"])
+    engine.restore(saved)
+    own = saved.rank_extra(0)
+    assert own is not None
+    restore_random_state(own["random"])
     with Journal(RunLog(tmp_path / "part", 2), 6, 2) as journal:
         run_loop(engine, [[b] for b in batches[2:]], tree, TrainState(2), journal, Recorder().hooks(), 4)
 
@@ -238,10 +241,3 @@ def test_cutting_a_log_drops_later_steps_and_a_torn_line(tmp_path: Path) -> None
     assert [r["step"] for r in read_log(path)] == [1, 2, 3, 4, 5]
     cut_log(path, 3)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
-
-
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"train\.device"):
-        resolve_device(TrainSettings(device="cuda"))
-    assert resolve_device(TrainSettings(device="auto")).type == "cpu"

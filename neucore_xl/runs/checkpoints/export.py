@@ -21,7 +21,8 @@ from neucore_xl.errors import UserError
 from neucore_xl.language.vocabulary import Vocabulary
 from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.lora import merged_state
-from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Identity, write_weights
+from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Identity
+from neucore_xl.runs.checkpoints.weights import write_weights
 
 FORMAT = "neucore-xl export 1"
 

@@ -1,4 +1,8 @@
-"""From a checkpoint of any strategy into an engine of any strategy, at any number of processes."""
+"""From a checkpoint of any strategy into an optimiser or a DeepSpeed engine, at any number of processes.
+
+Engines restore themselves with it (``Engine.restore``): torch's own optimisers take ``whole_state``, DeepSpeed's
+engine what ``engine_source`` finds.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +39,9 @@ class Source:
 def engine_source(checkpoint: Checkpoint, world: World, stage: int, names: Names) -> Source:
     """What a DeepSpeed engine at ZeRO ``stage`` loads, converted now if need be; every rank calls it.
 
-    Call it before ``deepspeed.initialize``, whose configuration needs ``"checkpoint": {"load_universal": true}`` if
-    the result is ``universal``. ``names``: ``parameter_names`` of the model and its optimiser.
+    Where the result is ``universal`` (``needs_universal`` tells it before), the engine must have been made with
+    ``"checkpoint": {"load_universal": true}``. ``names``: ``parameter_names`` of the model and its optimiser, taken
+    before ``deepspeed.initialize``.
     """
     if needs_universal(checkpoint, world.world_size, stage):
         return Source(checkpoint, universal_folder(checkpoint, world, names), True)

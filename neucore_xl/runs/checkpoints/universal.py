@@ -26,7 +26,7 @@ from neucore_xl.parallel.world import World
 from neucore_xl.runs.checkpoints.checkpoint import MANIFEST, TAG, ZERO, Checkpoint
 
 FOLDER = "universal"
-FORM = 1  # of what this file adds: a folder of another form is made anew
+FORM = 1  # of what this file adds: a folder of another form is made again
 MODEL_STATES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")  # stages 1 and 2; 3
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _POLL = 5.0  # seconds between two signs of life while rank 0 converts
@@ -39,7 +39,7 @@ def needs_universal(checkpoint: Checkpoint, world_size: int, stage: int) -> bool
     ``"checkpoint": {"load_universal": true}``.
     """
     if not stage:
-        return False  # such an engine holds everything on every rank: see ``loading.load_engine``
+        return False  # such an engine holds everything on every rank: see ``restore.load_engine``
     return not (checkpoint.sharded and (checkpoint.zero_stage, checkpoint.world_size) == (stage, world_size))
 
 

@@ -27,8 +27,10 @@ class DDPEngine(PlainEngine):
 
     strategy = "ddp"
 
-    def __init__(self, composer: Composer, backbone: nn.Module, settings: TrainSettings, world: World) -> None:
-        super().__init__(composer, backbone, settings, world)
+    def __init__(
+        self, composer: Composer, backbone: nn.Module, settings: TrainSettings, world: World, device: torch.device
+    ) -> None:
+        super().__init__(composer, backbone, settings, world, device)
         self._wrapped = DistributedDataParallel(
             self.composer,
             device_ids=[torch.cuda.current_device()] if self.device.type == "cuda" else None,

@@ -1,7 +1,8 @@
 """The thin engine between the loop and the hardware: one process here; DDP and DeepSpeed implement the same methods.
 
 The loop calls nothing of torch's training machinery but through an ``Engine``, and reaches the model through its
-root ``forward`` only, because under ZeRO-3 only that gathers the parameter shards.
+root ``forward`` only, because under ZeRO-3 only that gathers the parameter shards. An engine also knows what of it
+belongs into a checkpoint and how to go on from one of any strategy.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,30 +21,33 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from neucore_xl.config.schema import TrainSettings
 from neucore_xl.data.batches import Batch, move
-from neucore_xl.errors import UserError
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.features import ComposerOutput
-from neucore_xl.parallel.world import World
+from neucore_xl.parallel.world import ALONE, World
+from neucore_xl.runs.checkpoints.checkpoint import Checkpoint
+from neucore_xl.runs.checkpoints.restore import whole_state
+from neucore_xl.runs.checkpoints.universal import parameter_names
+from neucore_xl.runs.checkpoints.weights import load_state, stored_state, write_weights
 from neucore_xl.training.optim import build_optimizer, build_scheduler, trainable
+
+CPU = torch.device("cpu")
 
 
 class Engine(ABC):
-    """Forward, backward and step of one model on one or many processes.
+    """Forward, backward and step of one model on one or many processes, and its state on disk.
 
-    ``composer`` is the bare module: for ``score`` and for names and shapes, never for a forward. ``root`` is what a
-    forward outside training goes through (``root("targets", images)``); all processes must call it equally often.
+    ``composer`` is the bare module: for ``score`` and for names and shapes, never for a forward; ``backbone`` is the
+    part of it whose frozen weights no checkpoint holds. ``root`` is what a forward outside training goes through
+    (``root("targets", images)``); all processes must call it equally often.
     """
 
     strategy: str
+    stage: int = 0  # of ZeRO
     composer: Composer
+    backbone: nn.Module
     root: nn.Module
     device: torch.device
     world: World
-
-    @property
-    def is_main(self) -> bool:
-        """True in the one process that writes and prints."""
-        return self.world.is_main
 
     @abstractmethod
     def forward(self, batch: Batch) -> tuple[ComposerOutput, Batch]:
@@ -70,12 +75,20 @@ class Engine(ABC):
         """Learning rate of the next step by parameter group."""
 
     @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """Optimiser and schedule, as tensors and plain values; the weights are saved apart."""
+    def save(self, into: Path) -> dict[str, Any]:
+        """Write weights, and whatever is sharded, into the folder ``into``; every process calls it.
+
+        Returns what of optimiser and schedule is in one piece, as tensors and plain values: it belongs beside the
+        weights, under ``engine`` (``save_together`` puts it there). A disk that refuses is an ``OSError``.
+        """
 
     @abstractmethod
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take weights, optimiser and schedule of a checkpoint of any strategy and number of processes.
+
+        Every process calls it. Frozen weights stay as they were built. Raises ``UserError`` for a checkpoint of
+        another model, and for the few that this engine cannot go on from.
+        """
 
     def shard_sizes(self) -> int:
         """Parameters (numbers, not bytes) that this process holds."""
@@ -92,11 +105,16 @@ class PlainEngine(Engine):
     strategy = "plain"
 
     def __init__(
-        self, composer: Composer, backbone: nn.Module, settings: TrainSettings, world: World | None = None
+        self,
+        composer: Composer,
+        backbone: nn.Module,
+        settings: TrainSettings,
+        world: World = ALONE,
+        device: torch.device = CPU,
     ) -> None:
-        self.world = world or World()
-        self.device = resolve_device(settings)
-        self.composer = composer.to(self.device)
+        self.world, self.device = world, device
+        self.composer = composer.to(device)
+        self.backbone = backbone
         self.root = self.composer
         self._settings = settings
         self._optimizer: Optimizer = build_optimizer(self.composer, backbone, settings)
@@ -129,10 +147,15 @@ class PlainEngine(Engine):
     def rates(self) -> dict[str, float]:
         return {group["name"]: group["lr"] for group in self._optimizer.param_groups}
 
-    def state_dict(self) -> dict[str, Any]:
+    def save(self, into: Path) -> dict[str, Any]:
+        if self.world.is_main:
+            write_weights(stored_state(self.composer, self.backbone), into)
         return {"optimizer": self._optimizer.state_dict(), "scheduler": self._scheduler.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
+        with self.world.agreed():
+            load_state(self.composer, self.backbone, checkpoint.weights(), checkpoint.path)
+        state = whole_state(checkpoint, self.world, parameter_names(self.composer, self._optimizer))
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
 
@@ -140,13 +163,3 @@ class PlainEngine(Engine):
 def autocast(device: torch.device, settings: TrainSettings) -> torch.autocast:
     """The forward's precision."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16")
-
-
-def resolve_device(settings: TrainSettings) -> torch.device:
-    """The device of ``train.device``; raises ``UserError`` for a GPU, or a precision, that is not there."""
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device is `cuda` but torch sees no GPU: use train.device=cpu or `auto`")
-    device = torch.device("cpu" if settings.device == "cpu" or not torch.cuda.is_available() else "cuda")
-    if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise UserError("train.precision is `bf16` but this GPU does not compute in it: use train.precision=fp32")
-    return device

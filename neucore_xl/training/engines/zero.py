@@ -22,19 +22,23 @@ from neucore_xl.errors import UserError
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.features import ComposerOutput
 from neucore_xl.parallel.world import World
+from neucore_xl.runs.checkpoints.checkpoint import Checkpoint
+from neucore_xl.runs.checkpoints.restore import engine_source, load_engine
+from neucore_xl.runs.checkpoints.save import write_shards
+from neucore_xl.runs.checkpoints.universal import parameter_names
+from neucore_xl.runs.checkpoints.weights import load_state
 from neucore_xl.training.engines.deepspeed_check import stage_of
-from neucore_xl.training.engines.deepspeed_file import (
-    describe,
-)
-from neucore_xl.training.engines.engine import Engine, resolve_device
+from neucore_xl.training.engines.deepspeed_file import describe
+from neucore_xl.training.engines.engine import Engine
 from neucore_xl.training.optim import build_optimizer, build_scheduler
 
 
 class DeepSpeedEngine(Engine):
-    """ZeRO 0 to 3, as ``config`` (from ``ds_config.resolve_config``) says.
+    """ZeRO 0 to 3, as ``config`` (from ``deepspeed_file.resolve_config``) says.
 
     With ``train.precision=bf16`` the parameters are bf16 with an fp32 master copy, in training and in validation
-    alike. ``universal``: a checkpoint in the universal form will be loaded.
+    alike. ``found``: the checkpoint that ``restore`` will be given; DeepSpeed must know its form when it starts, and
+    what needs another one is converted now, before the states fill the memory.
     """
 
     strategy = "deepspeed"
@@ -45,22 +49,24 @@ class DeepSpeedEngine(Engine):
         backbone: nn.Module,
         settings: TrainSettings,
         world: World,
+        device: torch.device,
         config: Mapping[str, Any],
-        *,
-        universal: bool = False,
+        found: Checkpoint | None = None,
     ) -> None:
-        self.world = world
-        self.device = resolve_device(settings)
+        self.world, self.device = world, device
         deepspeed = import_deepspeed(self.device)
         self._config = dict(config)
-        if universal:
-            self._config["checkpoint"] = {**self._config.get("checkpoint", {}), "load_universal": True}
         self.stage = stage_of(self._config)
         self._bf16 = settings.precision == "bf16"
         if self._bf16:
             _cast_inside(composer, self.device)
-        self.composer = composer
+        self.composer, self.backbone = composer, backbone
         self._optimizer = build_optimizer(composer, backbone, settings)
+        self._names = parameter_names(composer, self._optimizer)  # DeepSpeed puts its shards into these groups
+        source = None if found is None else engine_source(found, world, self.stage, self._names)
+        self._universal = source is not None and source.universal
+        if self._universal:
+            self._config["checkpoint"] = {**self._config.get("checkpoint", {}), "load_universal": True}
         scheduler = build_scheduler(self._optimizer, settings)
         self._engine, *_ = deepspeed.initialize(
             model=composer, optimizer=self._optimizer, lr_scheduler=scheduler, config=self._config
@@ -73,11 +79,6 @@ class DeepSpeedEngine(Engine):
                 f"ZeRO stage {self.stage} was asked for, but DeepSpeed runs stage "
                 f"{self._engine.zero_optimization_stage()}: check the file of train.deepspeed."
             )
-
-    @property
-    def deepspeed(self) -> Any:
-        """DeepSpeed's own engine: for saving and loading its checkpoints."""
-        return self._engine
 
     def forward(self, batch: Batch) -> tuple[ComposerOutput, Batch]:
         batch = move(batch, self.device, non_blocking=True)
@@ -104,18 +105,18 @@ class DeepSpeedEngine(Engine):
     def rates(self) -> dict[str, float]:
         return {group["name"]: group["lr"] for group in self._optimizer.param_groups}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: optimiser and schedule are in DeepSpeed's own files, which every rank writes."""
-        return {}
+    def save(self, into: Path) -> dict[str, Any]:
+        write_shards(self._engine, into)
+        return {}  # optimiser and schedule are in DeepSpeed's own files
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing; see ``load``."""
-
-    def load(self, folder: Path, tag: str) -> None:
-        """Weights, optimiser and schedule from DeepSpeed's files in ``folder/tag``; frozen weights stay as built."""
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
-        if loaded is None:
-            raise UserError(f"DeepSpeed cannot load {folder / tag}: use another checkpoint of the run.")
+    def restore(self, checkpoint: Checkpoint) -> None:
+        source = engine_source(checkpoint, self.world, self.stage, self._names)
+        if source.universal != self._universal:
+            raise ValueError(f"the engine was not built for {checkpoint.path}: give it as `found`")
+        if source.folder is None:
+            with self.world.agreed():
+                load_state(self.composer, self.backbone, checkpoint.weights(), checkpoint.path)
+        load_engine(self._engine, source, self.world, self._names)
 
     def shard_sizes(self) -> int:
         return sum(getattr(p, "ds_tensor", p).numel() for p in self.composer.parameters())

@@ -16,11 +16,11 @@ import torch
 from neucore_xl.cli import main
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
-from neucore_xl.runs.checkpoints.checkpoint import stored_state
 from neucore_xl.runs.checkpoints.export import ExportedRun
-from neucore_xl.runs.checkpoints.save import save
+from neucore_xl.runs.checkpoints.weights import stored_state
 from neucore_xl.runs.folder import RunFolder
 from neucore_xl.runs.system import Assembled, assemble, load_run
+from tests.support.saving import save_weights
 
 Change = Callable[[Settings, dict[str, dict[str, Any]]], Settings]
 
@@ -35,12 +35,11 @@ def trained(settings: Settings, path: Path) -> Assembled:
         for parameter in parts.composer.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    save(
+    save_weights(
         RunFolder(path).checkpoints,
         7,
-        weights=stored_state(parts.composer, parts.backbone),
-        extra={},
-        identity=parts.identity,
+        stored_state(parts.composer, parts.backbone),
+        parts.identity,
         metrics={"mean": 12.5},
         best=True,
     )

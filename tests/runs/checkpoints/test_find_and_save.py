@@ -14,9 +14,11 @@ from torch import nn
 
 from neucore_xl import files
 from neucore_xl.errors import UserError
-from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Identity, load_state, stored_state
+from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Identity
 from neucore_xl.runs.checkpoints.find import at_step, best, check_identity, latest
-from neucore_xl.runs.checkpoints.save import mark_best, save
+from neucore_xl.runs.checkpoints.save import mark_best
+from neucore_xl.runs.checkpoints.weights import load_state, stored_state
+from tests.support.saving import save_weights
 
 FileLimit = Callable[[int], AbstractContextManager[None]]
 IDENTITY = Identity("neucore-xl", "b" * 64, "v" * 64)
@@ -25,7 +27,7 @@ IDENTITY = Identity("neucore-xl", "b" * 64, "v" * 64)
 def put(folder: Path, step: int, **more: Any) -> Checkpoint:
     weights = {"head.weight": torch.full((2, 3), float(step))}
     extra = {"step": step, "random": {"torch": torch.get_rng_state(), "python": [3, [1, 2], None]}}
-    return save(folder, step, weights=weights, extra=extra, identity=IDENTITY, **more)
+    return save_weights(folder, step, weights, IDENTITY, extra=extra, **more)
 
 
 def steps(folder: Path) -> list[int]:
@@ -167,7 +169,7 @@ def test_writes_that_the_kernel_refuses_are_one_sentence(tmp_path: Path, big: st
     content = {"weights": {"w": torch.zeros(4)}, "extra": {"e": torch.zeros(4)}}
     content[big] = {"x": torch.zeros(200_000)}
     with file_limit(100_000), pytest.raises(UserError, match=r"disk full .* while saving a checkpoint") as caught:
-        save(tmp_path, 2, identity=IDENTITY, **content)
+        save_weights(tmp_path, 2, identity=IDENTITY, **content)
     assert "\n" not in str(caught.value)
     assert latest(tmp_path).step == 1  # type: ignore[union-attr]
     assert not list(tmp_path.glob(".tmp-*"))
@@ -238,7 +240,7 @@ def test_weights_of_another_shape_or_name_are_refused(tmp_path: Path) -> None:
 
 def test_tied_weights_are_saved(tmp_path: Path) -> None:
     shared = torch.arange(6.0)
-    save(tmp_path, 1, weights={"a": shared, "b": shared[2:4]}, extra={}, identity=IDENTITY)
+    save_weights(tmp_path, 1, {"a": shared, "b": shared[2:4]}, IDENTITY)
     found = at_step(tmp_path, 1).weights()
     assert torch.equal(found["a"], shared)
     assert torch.equal(found["b"], torch.tensor([2.0, 3.0]))

@@ -14,12 +14,13 @@ import torch
 
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import World
-from neucore_xl.runs.checkpoints import checkpoint as manifest
 from neucore_xl.runs.checkpoints import find
-from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Identity
+from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Contents, Identity, writing_rank
 from neucore_xl.runs.checkpoints.find import latest
-from neucore_xl.runs.checkpoints.save import save, save_together, weights_writer
+from neucore_xl.runs.checkpoints.save import save_together
 from neucore_xl.runs.checkpoints.universal import needs_universal
+from neucore_xl.runs.checkpoints.weights import stored_state, write_weights
+from tests.support.saving import save_weights
 
 IDENTITY = Identity("neucore-xl", "b" * 64, "v" * 64)
 
@@ -90,19 +91,17 @@ def shards(world: World) -> Callable[[Path], None]:
 
 def put(folder: Path, step: int, ranks: int = 3, **more: Any) -> list[Any]:
     def one(world: World) -> Checkpoint:
-        return save_together(
-            folder,
+        contents = Contents(
             step,
-            world,
-            more.get("write", shards)(world),
+            IDENTITY,
+            strategy="deepspeed",
+            zero_stage=2,
             extra={"step": step},
             rank_extra={"random": torch.full((2,), float(world.rank))},
-            identity=IDENTITY,
-            keep=more.get("keep", 2),
-            best=more.get("best", False),
-            facts={"strategy": "deepspeed", "zero_stage": 2},
             tensors={"head.weight": [2, 3]},
         )
+        write = more.get("write", shards)(world)
+        return save_together(folder, world, contents, write, keep=more.get("keep", 2), best=more.get("best", False))
 
     return Threads(ranks).run(one)
 
@@ -180,7 +179,7 @@ def test_a_manifest_of_a_newer_format_is_refused_in_words(tmp_path: Path) -> Non
 
 def test_a_checkpoint_of_format_1_still_loads(tmp_path: Path) -> None:
     weights = {"head.weight": torch.ones(2, 3)}
-    path = save(tmp_path, 4, weights=weights, extra={"random": 1}, identity=IDENTITY).path / "manifest.json"
+    path = save_weights(tmp_path, 4, weights, IDENTITY, extra={"random": 1}).path / "manifest.json"
     old = json.loads(path.read_text())
     del old["parallel"]
     path.write_text(json.dumps(old | {"format": 1}))
@@ -229,7 +228,7 @@ def test_a_folder_that_one_rank_does_not_see_is_one_sentence(tmp_path: Path, mon
     def one(world: World) -> Checkpoint:
         if world.rank == 1:
             threading.current_thread().name += "-blind"
-        return save_together(tmp_path, 1, world, write(world), extra={}, identity=IDENTITY, rank_extra={})
+        return save_together(tmp_path, world, Contents(1, IDENTITY, rank_extra={}), write(world))
 
     monkeypatch.setattr(Path, "is_dir", elsewhere)
     found = Threads(2).run(one)
@@ -249,9 +248,13 @@ def test_ddp_keeps_the_files_of_one_process_and_adds_random_states(tmp_path: Pat
     model.head = torch.nn.Linear(2, 3)
 
     def one(world: World) -> Checkpoint:
-        write = weights_writer(model, model.backbone, world)
-        extra = {"rank": world.rank}
-        return save_together(tmp_path, 1, world, write, extra={"e": 1}, rank_extra=extra, identity=IDENTITY)
+        def write(into: Path) -> dict[str, Any]:
+            if world.is_main:
+                write_weights(stored_state(model, model.backbone), into)
+            return {"rate": 0.5}
+
+        contents = Contents(1, IDENTITY, strategy="ddp", extra={"e": 1}, rank_extra={"rank": world.rank})
+        return save_together(tmp_path, world, contents, write)
 
     found = Threads(2).run(one)[0]
     assert sorted(p.name for p in found.path.iterdir()) == [
@@ -264,6 +267,7 @@ def test_ddp_keeps_the_files_of_one_process_and_adds_random_states(tmp_path: Pat
     assert (found.strategy, found.world_size, found.zero_stage) == ("ddp", 2, 0)
     assert sorted(found.weights()) == ["head.bias", "head.weight"]
     assert found.rank_extra(1) == {"rank": 1}
+    assert found.extra() == {"e": 1, "engine": {"rate": 0.5}}
 
 
 @pytest.mark.parametrize(
@@ -279,7 +283,7 @@ def test_ddp_keeps_the_files_of_one_process_and_adds_random_states(tmp_path: Pat
     ],
 )
 def test_every_file_has_one_rank_that_adds_it_up(name: str, rank: int) -> None:
-    assert manifest.owner(name) == rank
+    assert writing_rank(name) == rank
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from neucore_xl.cli import main
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import World
 from neucore_xl.runs.checkpoints import find
-from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, read
+from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from neucore_xl.runs.checkpoints.universal import universal_folder
 
 pytestmark = [
@@ -248,7 +248,7 @@ def test_a_checkpoint_that_the_converter_cannot_read_is_one_sentence(reports: Re
     shutil.rmtree(path / "universal", ignore_errors=True)
     next((path / "zero" / "state").glob("*optim_states.pt")).write_bytes(b"not a checkpoint")
     with pytest.raises(UserError, match="cannot be brought to another number of processes") as caught:
-        universal_folder(read(path), World())
+        universal_folder(read_checkpoint(path), World())
     assert "\n" not in str(caught.value)
     assert not (path / "universal").exists()
     assert not list(path.glob(".tmp-*"))

@@ -20,10 +20,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import World
 from neucore_xl.runs.checkpoints import find
-from neucore_xl.runs.checkpoints.checkpoint import Identity, check_names, load_state, stored_shapes
+from neucore_xl.runs.checkpoints.checkpoint import Contents, Identity
 from neucore_xl.runs.checkpoints.restore import engine_source, load_engine, whole_state
-from neucore_xl.runs.checkpoints.save import deepspeed_writer, save_together, weights_writer
+from neucore_xl.runs.checkpoints.save import save_together, write_shards
 from neucore_xl.runs.checkpoints.universal import parameter_names
+from neucore_xl.runs.checkpoints.weights import (
+    check_names,
+    load_state,
+    stored_shapes,
+    stored_state,
+    write_weights,
+)
 
 WIDTH, BATCH = 6, 8
 IDENTITY = Identity("toy", "b" * 64, "v" * 64)
@@ -164,14 +171,18 @@ def run(job: dict[str, Any], world: World) -> dict[str, Any]:
     report["draws"] = world.gather(draws)
     if job.get("save"):
         torch.manual_seed(100 + world.rank)
-        write = weights_writer(model, model.backbone, world)
-        state = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()} if engine is None else None
-        if engine is not None:
-            write = deepspeed_writer(engine)
+
+        def write(path: Path) -> dict[str, Any]:
+            if engine is not None:
+                write_shards(engine, path)
+                return {}
+            write_weights(stored_state(model, model.backbone), path)
+            return {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+
         if world.rank == job.get("fails_on"):
             inner = write
 
-            def write(path: Path) -> None:
+            def write(path: Path) -> dict[str, Any]:
                 import resource
                 import signal
 
@@ -179,25 +190,22 @@ def run(job: dict[str, Any], world: World) -> dict[str, Any]:
                 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
                 try:
-                    inner(path)
+                    return inner(path)
                 finally:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
         error = None
         try:
-            save_together(
-                folder,
+            contents = Contents(
                 job["until"],
-                world,
-                write,
-                extra={"engine": state},
+                IDENTITY,
+                strategy="plain" if engine is None else "deepspeed",
+                zero_stage=stage or 0,
                 rank_extra={"torch": torch.get_rng_state()},
-                identity=IDENTITY,
-                best=True,
                 metrics={"mean": 1.0},
-                facts={"strategy": "deepspeed", "zero_stage": stage} if engine is not None else {},
-                tensors=shapes if engine is not None else None,
+                tensors=shapes,
             )
+            save_together(folder, world, contents, write, best=True)
         except UserError as caught:
             error = str(caught)
         report["errors"] = world.gather(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neucore_xl.training.run import start_table
+from neucore_xl.training.announce import start_table
 
 
 def test_a_log_holds_the_world_size_on_a_plain_line_of_its_own():
