@@ -215,9 +215,8 @@ def _settings(settings: Settings, launch: Launch, recipe: str, overrides: Sequen
         memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if cuda else 80.0
         cluster = Cluster(launch.nodes, launch.world_size // launch.nodes, memory)
         plan = dry_run(settings, cluster, Console(file=io.StringIO()), recipe=recipe, overrides=overrides)
-        stage = f", ZeRO {strategy.stage}" if strategy.config is not None else ""
         said = (
-            f"{strategy.name}{stage}, batch {settings.train.batch_size} on {launch.world_size} ranks, "
+            f"{strategy.title}, batch {settings.train.batch_size} on {launch.world_size} ranks, "
             f"{plan.trained:,} of {plan.parameters:,} parameters trained"
         )
         row = next((r for r in plan.rows if (r.file == plan.own if plan.own else r.strategy == strategy.name)), None)

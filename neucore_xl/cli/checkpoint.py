@@ -43,7 +43,7 @@ def inspect(where: Where) -> None:
         for name, value in found.metrics.items():
             typer.echo(f"  {name}  {value:.2f}")
         identity = found.identity
-        typer.echo(f"  row         {identity.row}")
+        typer.echo(f"  system      {identity.row}")
         typer.echo(f"  backbone    {identity.backbone}")
         typer.echo(f"  vocabulary  {identity.vocabulary}")
 

@@ -1,4 +1,7 @@
-"""What a training run would be, without weights, data or a run folder: settings, plan and shapes."""
+"""What a training run would be, printed without weights, data or a run folder.
+
+``neucore-xl plan`` prints the plan alone (``plan_lines``), ``train --dry-run`` settings, strategy and shapes before it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from neucore_xl.sizing.blank import columns_per_query
 from neucore_xl.sizing.plan import HEADROOM, Cluster, Plan, Row, make_plan
 from neucore_xl.sizing.rehearsal import rehearse
 from neucore_xl.training.engines.strategy import choose_strategy
+
+_COLUMNS = ("strategy", "params", "grads", "optim", "buffers", "activ.", "features", "total", "fits", "host/node")
 
 
 def present_cluster(
@@ -48,9 +53,8 @@ def dry_run(
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     say(dump_yaml(settings))
-    stage = f", ZeRO {strategy.stage}" if strategy.config is not None else ""
-    say(f"strategy: {strategy.name}{stage} on {cluster.ranks} processes")
-    half = strategy.config is not None and settings.train.precision == "bf16"
+    say(f"strategy: {strategy.title} on {cluster.ranks} processes")
+    half = strategy.bf16_parameters(settings.train)
     for name, value in shapes(settings, plan.micro_batch, plan.local_batch * cluster.ranks, half=half).items():
         say(f"{name:<12} {value}")
     say(f"trained      {plan.trained:,} of {plan.parameters:,} parameters")
@@ -82,13 +86,6 @@ def shapes(settings: Settings, queries: int, gathered: int, *, half: bool) -> di
     return found
 
 
-def _shape(tensor: Tensor) -> list[int]:
-    return list(tensor.shape)
-
-
-_COLUMNS = ("strategy", "params", "grads", "optim", "buffers", "activ.", "features", "total", "fits", "host/node")
-
-
 def plan_lines(plan: Plan) -> Iterator[str]:
     """Heading, table in GB per GPU, recommendation and command, or what to change."""
     c = plan.cluster
@@ -103,7 +100,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield ""
     yield "  ".join([f"{_COLUMNS[0]:<14}", *(f"{name:>9}" for name in _COLUMNS[1:])])
     for row in plan.rows:
-        yield _row(row, c.gpus)
+        yield _line(row, c.gpus)
     yield ""
     best = plan.recommended
     if best is None:
@@ -114,7 +111,11 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield f"  {plan.command}"
 
 
-def _row(row: Row, gpus: int) -> str:
+def _shape(tensor: Tensor) -> list[int]:
+    return list(tensor.shape)
+
+
+def _line(row: Row, gpus: int) -> str:
     s = row.states
     figures = (s.parameters, s.gradients, s.optimizer, s.buckets + s.gathered, row.activations, row.features, row.total)
     host = f"{s.host * gpus / 1e9:9.1f}" if s.host else f"{'-':>9}"

@@ -27,8 +27,8 @@ def meta_backbone(settings: BackboneSettings) -> Backbone:
 def meta_composer(settings: Settings, vocabulary_size: int) -> tuple[Composer, Backbone]:
     """The composer of ``settings`` on the meta device, and its backbone.
 
-    ``vocabulary_size``: concepts C of the training sentences, whose features rows that align concepts hold. Raises
-    ``UserError`` as ``meta_backbone`` does, and for an unknown row.
+    ``vocabulary_size``: concepts C of the training sentences, whose features a system that aligns concepts holds.
+    Raises ``UserError`` as ``meta_backbone`` does, and for an unknown system.
     """
     backbone = meta_backbone(settings.backbone)
     with torch.device("meta"):

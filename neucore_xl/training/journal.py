@@ -1,4 +1,8 @@
-"""One record a logged step: into the run's log (JSONL and TensorBoard) and, as a line or a bar, to whoever watches."""
+"""What a run tells: one record a logged step, for the log and for whoever watches.
+
+A record goes into the run folder (``log.jsonl`` and TensorBoard) and becomes a line or a progress bar for the person
+at the terminal. A resumed run drops what was logged after the step that it goes on from and writes it again.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,9 @@ from rich.console import Console
 
 from neucore_xl import files
 from neucore_xl.progress import track
+
+LOG_NAME = "log.jsonl"
+TENSORBOARD_NAME = "tensorboard"
 
 
 class Journal:
@@ -60,41 +67,6 @@ class Journal:
             self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def _sentence(record: Mapping[str, Any]) -> str:
-    parts = [f"step {record['step']}"]
-    if record.get("loss") is not None:
-        parts.append(
-            f"loss {record['loss']:.4f} (match {record['loss_match']:.4f}, concept {record['loss_concept']:.4f})"
-        )
-        parts.append(f"lr {record['lr']:.2e}")
-        parts.append(f"{record['samples_per_second']:.1f} samples/s, {record['data_wait']:.0%} waiting for data")
-    parts += [f"{name} {value:.2f}" for name, value in record.get("validation", {}).items()]
-    return " · ".join(parts)
-
-
-LOG_NAME = "log.jsonl"
-TENSORBOARD_NAME = "tensorboard"
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log file, up to a line that a kill cut short; ``[]`` where there is no file."""
-    records: list[dict[str, Any]] = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return records
-
-
-def cut_log(path: Path, last_step: int) -> None:
-    """Leave only the records up to ``last_step``: a resumed run writes the later ones again. Atomic."""
-    if path.exists():
-        kept = [record for record in read_log(path) if record["step"] <= last_step]
-        files.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
-
-
 class RunLog:
     """Appends records to both logs of ``folder``; ``resumed`` is the step that the run goes on from (0: a new run).
 
@@ -124,6 +96,37 @@ class RunLog:
         """Close both files."""
         self._file.close()
         self._board.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log file, up to a line that a kill cut short; ``[]`` where there is no file."""
+    records: list[dict[str, Any]] = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records
+
+
+def cut_log(path: Path, last_step: int) -> None:
+    """Leave only the records up to ``last_step``: a resumed run writes the later ones again. Atomic."""
+    if path.exists():
+        kept = [record for record in read_log(path) if record["step"] <= last_step]
+        files.write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+
+
+def _sentence(record: Mapping[str, Any]) -> str:
+    parts = [f"step {record['step']}"]
+    if record.get("loss") is not None:
+        parts.append(
+            f"loss {record['loss']:.4f} (match {record['loss_match']:.4f}, concept {record['loss_concept']:.4f})"
+        )
+        parts.append(f"lr {record['lr']:.2e}")
+        parts.append(f"{record['samples_per_second']:.1f} samples/s, {record['data_wait']:.0%} waiting for data")
+    parts += [f"{name} {value:.2f}" for name, value in record.get("validation", {}).items()]
+    return " · ".join(parts)
 
 
 def _scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

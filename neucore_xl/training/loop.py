@@ -1,4 +1,4 @@
-"""The training loop: micro-batches to gradients to steps, with logging, validation and checkpoints at their steps.
+"""The training loop: batches to gradients to steps, with logging, validation and checkpoints at their steps.
 
 Step numbers count finished optimiser steps: step 1 is the first. Nothing here depends on the wall clock but the two
 rates in the log, so that a run that is killed and resumed repeats the losses of an unbroken one. With several
@@ -73,6 +73,33 @@ class Hooks:
         return replace(self, mark=mark)
 
 
+class TrainingPaused(Exception):
+    """The run was asked to stop, has saved and can go on; ``exit_code`` says whether it wants to be started again."""
+
+    def __init__(self, why: str, exit_code: int, step: int, steps: int) -> None:
+        self.exit_code, self.step = exit_code, step
+        super().__init__(f"stopped after step {step} of {steps}, saved: {why}; the same command goes on from there")
+
+
+class TrainingStopped(UserError):
+    """The loss or a gradient is not finite: nothing was updated by the step that is named.
+
+    ``step`` counts optimiser steps from 1, ``ids`` are the triplets of the batch, ``checkpoint`` is the newest
+    checkpoint saved before it, if any.
+    """
+
+    exit_code = 1
+    on_all_ranks = True
+
+    def __init__(self, what: str, step: int, ids: tuple[str, ...], checkpoint: Path | None) -> None:
+        self.step, self.ids, self.checkpoint = step, ids, checkpoint
+        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        where = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint was saved before it"
+        super().__init__(
+            f"{what} at step {step}: the batch held {shown}; {where}; lower train.lr or look at these triplets"
+        )
+
+
 def run_loop(
     engine: Engine,
     batches: Iterable[Sequence[Batch] | UserError],
@@ -120,6 +147,19 @@ def run_loop(
         if request is not None:
             raise TrainingPaused(request.text, request.exit_code, step, train.steps)
     return state
+
+
+def gradient(
+    engine: Engine, parts: Sequence[Batch], settings: Settings, scale: float, *, last: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Add the gradient of ``scale`` · loss of one batch; its terms by their names in the log, and θ, detached."""
+    if len(parts) > 1:
+        return cached_step(engine, parts, settings.loss, scale, last=last)
+    with engine.accumulating(last):
+        output, batch = engine.forward(parts[0])
+        terms = objective(engine.composer, output, batch, settings.loss, engine.world)
+        engine.backward(terms.total * scale)
+    return terms.values(), output.log_scale.detach()
 
 
 def _one_step(
@@ -172,19 +212,6 @@ def _agreed_parts(item: Sequence[Batch] | UserError, world: World) -> Sequence[B
     return item
 
 
-def gradient(
-    engine: Engine, parts: Sequence[Batch], settings: Settings, scale: float, *, last: bool
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Add the gradient of ``scale`` · loss of one batch; its terms by their names in the log, and θ, detached."""
-    if len(parts) > 1:
-        return cached_step(engine, parts, settings.loss, scale, last=last)
-    with engine.accumulating(last):
-        output, batch = engine.forward(parts[0])
-        terms = objective(engine.composer, output, batch, settings.loss, engine.world)
-        engine.backward(terms.total * scale)
-    return terms.values(), output.log_scale.detach()
-
-
 def _stopped(
     what: str, step: int, world: World, own_ids: tuple[str, ...], journal: Journal, hooks: Hooks
 ) -> TrainingStopped:
@@ -194,30 +221,3 @@ def _stopped(
         {"step": step, "loss": None, "stopped": what, "ids": list(ids), "checkpoint": str(newest) if newest else None}
     )
     return TrainingStopped(what, step, ids, newest)
-
-
-class TrainingPaused(Exception):
-    """The run was asked to stop, has saved and can go on; ``exit_code`` says whether it wants to be started again."""
-
-    def __init__(self, why: str, exit_code: int, step: int, steps: int) -> None:
-        self.exit_code, self.step = exit_code, step
-        super().__init__(f"stopped after step {step} of {steps}, saved: {why}; the same command goes on from there")
-
-
-class TrainingStopped(UserError):
-    """The loss or a gradient is not finite: nothing was updated by the step that is named.
-
-    ``step`` counts optimiser steps from 1, ``ids`` are the triplets of its micro-batches, ``checkpoint`` is the
-    newest checkpoint saved before it, if any.
-    """
-
-    exit_code = 1
-    on_all_ranks = True
-
-    def __init__(self, what: str, step: int, ids: tuple[str, ...], checkpoint: Path | None) -> None:
-        self.step, self.ids, self.checkpoint = step, ids, checkpoint
-        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        where = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint was saved before it"
-        super().__init__(
-            f"{what} at step {step}: the batch held {shown}; {where}; lower train.lr or look at these rows"
-        )

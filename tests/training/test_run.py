@@ -118,10 +118,10 @@ def test_a_trained_tower_moves_and_a_frozen_one_does_not(tiny: Tiny, tmp_path: P
     assert not any("resblocks.0." in n for n in stored)
 
 
-@pytest.mark.parametrize("row", ["image-only", "text-only", "concat", "residual"])
-def test_every_floor_row_trains(row: str, tiny: Tiny, tmp_path: Path) -> None:
-    train(tiny(f"model.name={row}", "train.steps=2"), tmp_path / row)
-    log = log_of(tmp_path / row)
+@pytest.mark.parametrize("name", ["image-only", "text-only", "concat", "residual"])
+def test_every_simple_system_trains(name: str, tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny(f"model.name={name}", "train.steps=2"), tmp_path / name)
+    log = log_of(tmp_path / name)
     assert [r["step"] for r in log] == [1, 2]
     assert all(r["loss"] == pytest.approx(r["loss_match"]) and r["loss_concept"] == 0 for r in log)
 

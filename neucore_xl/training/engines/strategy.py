@@ -43,6 +43,11 @@ class Strategy:
         return self.file.stem if self.file is not None else self.name
 
     @property
+    def title(self) -> str:
+        """The name, and the ZeRO stage if there is one: ``deepspeed, ZeRO 2``."""
+        return self.name if self.config is None else f"{self.name}, ZeRO {self.stage}"
+
+    @property
     def needs_group(self) -> bool:
         """Whether even one process needs a process group."""
         return self.name == "deepspeed"
