@@ -1,22 +1,28 @@
 """What is wrong with a DeepSpeed file, in one sentence, before DeepSpeed sees it.
 
 DeepSpeed ignores an unknown key at the top, takes a left-over "auto" for its default and an NVMe offload without a
-path for granted. Nothing of it is imported until something is checked.
+path for granted. Which keys there are is in ``deepspeed_keys.py``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
 from neucore_xl import errors
 from neucore_xl.errors import UserError
+from neucore_xl.training.engines.deepspeed_keys import (
+    REMOVED,
+    UNUSED,
+    Tree,
+    block_models,
+    known_keys,
+    nearest,
+    renamed_keys,
+)
 
 # Switches that another part of the trainer relies on: (dotted key, the only value, why).
 _FIXED: tuple[tuple[str, Any, str], ...] = (
@@ -176,189 +182,3 @@ def _check_nvme(config: dict[str, Any], source: Path | str) -> None:
 
 def _device(zero: dict[str, Any], key: str) -> str:
     return str((zero.get(key) or {}).get("device", "none"))
-
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-Tree = dict[str, Any]  # key -> Tree of the block below it, or None for a value
-
-# Keys of older DeepSpeed releases, with what to do. Dotted where they stood in a block.
-REMOVED: dict[str, str] = {
-    "amp": "remove it, train.precision of the recipe sets the precision",
-    "compression_training": "remove it, DeepSpeed compresses no more",
-    "curriculum_learning": "remove it, the order of the data belongs to the recipe",
-    "eigenvalue": "remove it, it served quantised training only",
-    "elasticity": "remove it, a run is resumed on another number of processes from its checkpoint",
-    "graph_harvesting": "remove it, there is nothing in its place",
-    "nebula": "remove it, checkpoints lie in the run folder",
-    "progressive_layer_drop": "remove it, there is nothing in its place",
-    "quantize_training": "remove it, train.precision of the recipe sets the precision",
-    "sparse_attention": "remove it, the attention belongs to the model",
-    "sparse_gradients": "remove it, gradients of embeddings are dense",
-    "zero_optimization.mics_hierarchical_params_gather": "remove it, zero_hpz_partition_size keeps gathers in a node",
-    "zero_optimization.mics_shard_size": "write zero_hpz_partition_size, the number of GPUs of a node, instead",
-    "zero_optimization.zeropp_loco_param": "remove it, zero_quantized_gradients works without it",
-}
-
-# Keys that DeepSpeed knows and this trainer has no use for: they would be ignored, or change what is computed.
-UNUSED: dict[str, str] = {
-    "activation_checkpointing": "backbone.activation_checkpointing of the recipe recomputes activations",
-    "autotuning": "`neucore-xl plan` says what fits",
-    "compile": "train.compile of the recipe compiles the model",
-    "data_efficiency": "the order of the data belongs to the recipe",
-    "dataloader_drop_last": "the data belong to the recipe",
-    "datastates_ckpt": "checkpoints are written by this program",
-    "expert_parallel": "the models have no experts",
-    "hybrid_engine": "it is for generation",
-    "managed_gradient_accumulation": "the trainer decides when gradients are complete",
-    "pipeline": "the models are not cut into pipeline stages",
-    "sequence_parallel_size": "sequences are not cut",
-    "tensor_parallel": "matrices are not cut",
-    "use_data_before_expert_parallelism": "the models have no experts",
-    "weight_quantization": "it is for inference",
-    "zero_optimization.zenflow": "it needs an optimizer of DeepSpeed's, and the recipe's is torch's AdamW",
-}
-
-# Names in deepspeed.runtime.constants of single values at the top level.
-_VALUES = (
-    "TRAIN_BATCH_SIZE",
-    "TRAIN_MICRO_BATCH_SIZE_PER_GPU",
-    "GRADIENT_ACCUMULATION_STEPS",
-    "GRADIENT_CLIPPING",
-    "STEPS_PER_PRINT",
-    "DUMP_STATE",
-    "DISABLE_PYTHON_GC",
-    "DISABLE_ALLGATHER",
-    "COMMUNICATION_DATA_TYPE",
-    "SEQ_PARALLEL_COMMUNICATION_DATA_TYPE",
-    "PRESCALE_GRADIENTS",
-    "GRADIENT_PREDIVIDE_FACTOR",
-    "GRADIENT_ALLREDUCE_OP",
-    "ZERO_ALLOW_UNTESTED_OPTIMIZER",
-    "ZERO_FORCE_DS_CPU_OPTIMIZER",
-    "WALL_CLOCK_BREAKDOWN",
-    "MEMORY_BREAKDOWN",
-    "VOCABULARY_SIZE",
-    "LOG_LEVEL",
-)
-
-# Blocks that DeepSpeed reads through a pydantic model: (module, class).
-_MODELS: dict[str, tuple[str, str]] = {
-    "zero_optimization": ("deepspeed.runtime.zero.config", "DeepSpeedZeroConfig"),
-    "bf16": ("deepspeed.runtime.precision_config", "DeepSpeedBF16Config"),
-    "bfloat16": ("deepspeed.runtime.precision_config", "DeepSpeedBF16Config"),
-    "fp16": ("deepspeed.runtime.precision_config", "DeepSpeedFP16Config"),
-    "comms_logger": ("deepspeed.comm.config", "CommsLoggerConfig"),
-    "tensorboard": ("deepspeed.monitor.config", "TensorBoardConfig"),
-    "wandb": ("deepspeed.monitor.config", "WandbConfig"),
-    "csv_monitor": ("deepspeed.monitor.config", "CSVConfig"),
-    "comet": ("deepspeed.monitor.config", "CometConfig"),
-}
-
-# Blocks that DeepSpeed reads key by key: (module, prefix of the constants that name the keys).
-_CONSTANTS: dict[str, tuple[str, str]] = {
-    "aio": ("deepspeed.runtime.swap_tensor.constants", "AIO_"),
-    "flops_profiler": ("deepspeed.profiling.constants", "FLOPS_PROFILER_"),
-}
-
-# Blocks without either; a test compares them with what the installed DeepSpeed asks for.
-_WRITTEN: Tree = {
-    "checkpoint": {
-        "tag_validation": None,
-        "load_universal": None,
-        "use_node_local_storage": None,
-        "checkpoint_serialization": None,
-        "parallel_write": {"pipeline_stage": None},
-        "writer": dict.fromkeys(
-            (
-                "type",
-                "io_buffer_size",
-                "io_buffer_double",
-                "show_statistics",
-                "data_parallel",
-                "decoupled",
-                "io_multiplier",
-            )
-        ),
-    },
-    "data_types": dict.fromkeys(("grad_accum_dtype", "param_dtype", "buffer_dtype", "keep_in_fp32_modules")),
-    "torch_autocast": dict.fromkeys(("enabled", "dtype", "lower_precision_safe_modules")),
-    "timers": {"throughput": {"enabled": None, "synchronized": None}},
-    "optimizer": dict.fromkeys(("type", "params", "legacy_fusion")),
-    "scheduler": dict.fromkeys(("type", "params")),
-}
-
-
-@lru_cache(maxsize=1)
-def known_keys() -> Tree:
-    """Every key that a file may hold without being unknown, those of ``UNUSED`` included."""
-    constants = import_module("deepspeed.runtime.constants")
-    tree: Tree = {getattr(constants, name): None for name in _VALUES if hasattr(constants, name)}
-    tree |= {block: _fields(model) for block, model in block_models().items()}
-    tree |= {block: _named(*where) for block, where in _CONSTANTS.items()}
-    tree |= _WRITTEN
-    return tree | {key: None for key in UNUSED if "." not in key}
-
-
-@lru_cache(maxsize=1)
-def block_models() -> dict[str, type[BaseModel]]:
-    """DeepSpeed's own pydantic models of the top-level blocks that have one."""
-    return {block: getattr(import_module(module), name) for block, (module, name) in _MODELS.items()}
-
-
-@lru_cache(maxsize=1)
-def renamed_keys() -> dict[str, str]:
-    """Deprecated keys of ``zero_optimization`` and the key to write instead, both dotted."""
-    extras = {name: info.json_schema_extra for name, info in block_models()["zero_optimization"].model_fields.items()}
-    return {
-        f"zero_optimization.{name}": f"zero_optimization.{extra['new_param']}"
-        for name, extra in extras.items()
-        if isinstance(extra, dict) and extra.get("deprecated")
-    }
-
-
-def dotted(tree: Tree, prefix: str = "") -> Iterator[str]:
-    """The dotted path of every key of a tree, blocks included."""
-    for key, below in tree.items():
-        yield prefix + key
-        if below:
-            yield from dotted(below, f"{prefix}{key}.")
-
-
-def nearest(path: str) -> list[str]:
-    """The dotted keys that an unknown dotted ``path`` may mean, the likeliest first; empty where none is near."""
-    *blocks, word = path.split(".")
-    siblings: Tree = known_keys()
-    for block in blocks:
-        siblings = siblings[block]
-    prefix = path[: len(path) - len(word)]
-    elsewhere = [key for key in dotted(known_keys()) if key.rsplit(".", 1)[-1] == word]
-    if elsewhere:  # the right word in the wrong place, or a slip that makes another block's word
-        return [prefix + key for key in errors.nearest(word, siblings, cutoff=0.75)] + elsewhere
-    near = errors.nearest(word, siblings)
-    if near:
-        return [prefix + key for key in near]
-    by_word = {key.rsplit(".", 1)[-1]: key for key in dotted(known_keys())}
-    return [by_word[key] for key in errors.nearest(word, by_word)]
-
-
-def _fields(model: type[BaseModel]) -> Tree:
-    tree: Tree = {}
-    for name, info in model.model_fields.items():
-        below = next((_fields(kind) for kind in _alternatives(info.annotation) if hasattr(kind, "model_fields")), None)
-        tree |= dict.fromkeys({name, info.alias or name}, below)
-    return tree
-
-
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) or (annotation,)
-
-
-def _named(module: str, prefix: str) -> Tree:
-    constants = vars(import_module(module))
-    return {
-        value: None
-        for name, value in constants.items()
-        if name.startswith(prefix) and not name.endswith(("_DEFAULT", "_FORMAT")) and isinstance(value, str)
-    }

@@ -14,20 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neucore_xl.errors import UserError, did_you_mean, nearest
-from neucore_xl.training.engines.deepspeed_check import Offload, check_config, expanded, get, offload_of, stage_of
-
-__all__ = [
-    "Offload",
-    "check_config",
-    "describe",
-    "find_config",
-    "from_accelerate",
-    "offload_of",
-    "read_config",
-    "resolve_config",
-    "shipped_names",
-    "stage_of",
-]
+from neucore_xl.training.engines.deepspeed_check import expanded, get, offload_of, stage_of
 
 ROOT = Path(__file__).resolve().parents[3]  # the folder that holds the package and ds_configs/
 NEVER = 2**31 - 1  # steps_per_print: the trainer has a log of its own

@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from neucore_xl.training.engines.deepspeed_file import check_config, describe, read_config, resolve_config
+from neucore_xl.training.engines.deepspeed_check import check_config
+from neucore_xl.training.engines.deepspeed_file import describe, read_config, resolve_config
 
 WIDTH, ROWS, STEPS, CLIP = 8, 4, 2, 0.5  # ROWS: of one process
 

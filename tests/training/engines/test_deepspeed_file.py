@@ -18,19 +18,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from neucore_xl.errors import UserError
-from neucore_xl.training.engines import deepspeed_file as ds_config
-from neucore_xl.training.engines.deepspeed_check import REMOVED, UNUSED, dotted, known_keys, renamed_keys
+from neucore_xl.training.engines.deepspeed_check import Offload, check_config, offload_of, stage_of
 from neucore_xl.training.engines.deepspeed_file import (
-    check_config,
     describe,
     find_config,
     from_accelerate,
-    offload_of,
     read_config,
     resolve_config,
     shipped_names,
-    stage_of,
 )
+from neucore_xl.training.engines.deepspeed_keys import REMOVED, UNUSED, dotted, known_keys, renamed_keys
 
 ROOT = Path(__file__).resolve().parents[3]
 WORKER = Path(__file__).with_name("ds_worker.py")
@@ -73,7 +70,7 @@ def test_a_shipped_file_passes_its_check_and_is_completed(
     assert final["bf16"]["enabled"] is bf16
     assert final.get("data_types", {}).get("grad_accum_dtype") == ("fp32" if bf16 and stage_of(final) > 1 else None)
     wanted = {"offload": "cpu", "nvme": "nvme"}.get(name.partition("_")[2], "none")
-    assert offload_of(final) == ds_config.Offload(wanted if stage_of(final) == 3 else "none", wanted)
+    assert offload_of(final) == Offload(wanted if stage_of(final) == 3 else "none", wanted)
     assert str(tmp_path) in json.dumps(final) or name != "zero3_nvme"
 
 
