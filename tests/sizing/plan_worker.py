@@ -23,7 +23,7 @@ from neucore_xl.models.backbone import build_backbone
 from neucore_xl.models.registry import build_composer
 from neucore_xl.parallel.world import World
 from neucore_xl.sizing.blank import blank_batch
-from neucore_xl.training.engines import deepspeed_file as ds_config
+from neucore_xl.training.engines.deepspeed_file import find_config, read_config, resolve_config
 from neucore_xl.training.engines.zero import DeepSpeedEngine
 
 BUCKET = 1000  # elements: a bucket of the shipped size would drown the states of a small model
@@ -73,10 +73,10 @@ def measure(case: str, rank: int, world: int, recipe: str) -> dict[str, int]:
     torch.manual_seed(0)
     backbone = build_backbone(settings.backbone)
     composer = build_composer(settings, backbone, Names())  # type: ignore[arg-type]
-    config = ds_config.read_config(ds_config.find_config(Path(source)))
+    config = read_config(find_config(Path(source)))
     zero: dict[str, Any] = config["zero_optimization"]
     zero |= {"reduce_bucket_size": BUCKET} | (SHARDED if file.startswith("zero3") else {})
-    config = ds_config.resolve_config(
+    config = resolve_config(
         config, source=source, global_batch=2 * world, local_batch=2, world_size=world,
         bf16=precision == "bf16", clip_norm=1.0,
     )  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 from neucore_xl.config.load import load_settings
 from neucore_xl.sizing.meta import meta_composer
 from neucore_xl.sizing.states import Sizes, states
-from neucore_xl.training.engines import deepspeed_file as ds_config
+from neucore_xl.training.engines.deepspeed_file import find_config, read_config
 from neucore_xl.training.engines.strategy import Strategy
 
 WORKER = Path(__file__).with_name("plan_worker.py")
@@ -70,8 +70,8 @@ def test_the_states_of_the_ranks_are_within_5_percent_of_the_plan(world: int, re
         settings = load_settings(str(recipe), [f"train.precision={precision}"])
         composer, backbone = meta_composer(settings, 50)
         sizes = Sizes.of(composer, backbone, settings.train)
-        path = ds_config.find_config(Path(f"ds_configs/{file}.json"))
-        config = ds_config.read_config(path)
+        path = find_config(Path(f"ds_configs/{file}.json"))
+        config = read_config(path)
         config["zero_optimization"] |= SMALL | (SHARDED if file == "zero3" else {})
         planned = states(sizes, Strategy("deepspeed", config, path), world, bf16=precision == "bf16")
         ranks = [m[case] for m in measured]

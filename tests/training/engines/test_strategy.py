@@ -10,7 +10,7 @@ import pytest
 from neucore_xl.config.schema import TrainSettings
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import World
-from neucore_xl.training.engines.strategy import choose_strategy, named_strategy
+from neucore_xl.training.engines.strategy import Strategy, choose_strategy, named_strategy
 from neucore_xl.training.stream import Share
 
 ZERO2 = Path(__file__).parents[3] / "ds_configs" / "zero2.json"
@@ -66,6 +66,20 @@ def test_deepspeed_is_told_the_batch_the_clipping_and_the_precision_of_the_recip
     assert chosen.config["gradient_accumulation_steps"] == 1
     assert chosen.config["gradient_clipping"] == 0.0  # its own default would be 1
     assert chosen.config["bf16"]["enabled"] is True
+
+
+def test_a_strategy_tells_how_it_shares() -> None:
+    bf16 = settings(precision="bf16")
+    chosen = choose_strategy(settings(deepspeed=ZERO2), 4, {})
+    assert (chosen.title, chosen.label, chosen.needs_group) == ("deepspeed, ZeRO 2", "zero2", True)
+    assert chosen.bf16_parameters(bf16)
+    assert not chosen.bf16_parameters(settings())
+    assert (chosen.second_copy, chosen.offload.optimizer, chosen.zero("reduce_bucket_size", 0)) == (1, "none", 1e8)
+    plain = choose_strategy(settings(), 1, {})
+    assert (plain.title, plain.label, plain.stage, plain.needs_group) == ("plain", "plain", 0, False)
+    assert not plain.bf16_parameters(bf16)
+    offloaded = Strategy("deepspeed", {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}})
+    assert (offloaded.stage, offloaded.offload.parameters, offloaded.offload.optimizer) == (3, "cpu", "none")
 
 
 @pytest.mark.parametrize(
