@@ -181,7 +181,6 @@ def nearest(path: str) -> list[str]:
     return [by_word[key] for key in errors.nearest(word, by_word)]
 
 
-
 def _fields(model: type[BaseModel]) -> Tree:
     tree: Tree = {}
     for name, info in model.model_fields.items():
