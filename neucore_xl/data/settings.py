@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from neucore_xl.config.load import load_settings
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.datasets import dataset_names, dataset_of
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, did_you_mean, nearest
 
 
 def job_settings(recipe: str, overrides: Sequence[str] = ()) -> Settings:
@@ -29,10 +28,8 @@ def check_dataset(settings: Settings) -> Settings:
     """
     data, names = settings.data, dataset_names()
     if data.name not in names:
-        near = get_close_matches(data.name, names, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        shown = json.dumps(data.name, ensure_ascii=False)
-        raise UserError(f"data.name must be one of {', '.join(names)}, not {shown}{hint}.")
+        shown, hint = json.dumps(data.name, ensure_ascii=False), did_you_mean(nearest(data.name, names), ".")
+        raise UserError(f"data.name must be one of {', '.join(names)}, not {shown}{hint}")
     dataset = dataset_of(data.name)
     if settings.loss.subset_negatives and not dataset.subsets:
         raise UserError(

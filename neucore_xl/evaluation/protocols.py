@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from typing import Literal
 
 import numpy as np
 
 from neucore_xl.data.switches import Switches
 from neucore_xl.data.triplets import Split
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, did_you_mean, nearest
 from neucore_xl.evaluation import cirr, fashion_iq
 from neucore_xl.evaluation.metrics import hit_at
 from neucore_xl.evaluation.ranking import Chunk, checked, columns, rank_of_target
@@ -38,8 +37,7 @@ def protocol_of(dataset: str) -> Protocol:
     """The protocol of ``dataset``; raises ``UserError`` with the nearest name where none is registered."""
     if dataset in _REGISTERED:
         return _REGISTERED[dataset]
-    near = get_close_matches(dataset, _REGISTERED, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(nearest(dataset, _REGISTERED))
     raise UserError(
         f"No protocol scores dataset {dataset!r}{hint} (there are protocols of {', '.join(_REGISTERED)}): register one "
         "in neucore_xl.evaluation.protocols."

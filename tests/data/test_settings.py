@@ -18,7 +18,7 @@ from neucore_xl.data.settings import check_dataset, job_settings
 from neucore_xl.errors import UserError
 from neucore_xl.training.run import train
 
-UNKNOWN = 'data.name must be one of cirr, fashion-iq, not "fashioniq" (did you mean fashion-iq?).'
+UNKNOWN = 'data.name must be one of cirr, fashion-iq, not "fashioniq"; did you mean fashion-iq?'
 OVERRIDE = "data.name=fashioniq"
 
 
