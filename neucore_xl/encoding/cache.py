@@ -1,10 +1,8 @@
-"""The feature cache: what frozen towers say about images and texts, computed once and memory-mapped ever after.
+"""The feature cache: what frozen towers say about images and texts is computed once and read from disk afterwards.
 
-Layout under the cache folder: one folder per store, named after what fixes its content (``images-<hash of image
-tower and transform>``, ``texts-<hash of text tower>``), in it immutable shards ``shard-<n>-<random>/`` of plain
-``.npy`` arrays and a ``shard.json``. A shard is written under a temporary name and renamed, so it exists completely
-or not at all; one whose files do not have the recorded sizes is thrown away and recomputed. A second split adds
-shards. Several processes fill a store together, each with shards of its own.
+Under the cache folder lies one store (see ``store``) for each thing that fixes the features, and it is named after
+that: ``images-<hash of image tower and transform>``, ``texts-<hash of text tower>``. A second split adds to the
+store of the first.
 
 An image is identified by its resolved path, size in bytes and modification time (ns): reading tens of thousands of
 files at every start only to hash them would cost more than it protects from. A replaced or edited image is

@@ -51,7 +51,7 @@ class Collator:
         for t in split.triplets:
             if t.target is not None:
                 answers[t.reference, t.text].add(t.target)
-        self._answers = {query: found for query, found in answers.items() if len(found) > 1}
+        self._answers = {query: targets for query, targets in answers.items() if len(targets) > 1}
 
     def __call__(self, triplets: Sequence[Triplet]) -> Batch:
         """The batch of B labelled triplets; raises ``UserError`` naming a triplet without a target."""
@@ -71,11 +71,11 @@ class Collator:
         named = self._named_columns(triplets, cut)
         columns: list[list[str]] = [[] for _ in range(count)]  # by part, each name at its first part only
         seen: set[str] = set()
-        for own, names in zip(columns, named, strict=True):
-            own.extend(name for name in names if name not in seen)
-            seen.update(own)
-        width = max(len(own) for own in columns)
-        layout = [name for own in columns for name in (*own, *[None] * (width - len(own)))]
+        for new, names in zip(columns, named, strict=True):
+            new.extend(name for name in names if name not in seen)
+            seen.update(new)
+        width = max(len(part) for part in columns)
+        layout = [name for part in columns for name in (*part, *[None] * (width - len(part)))]
         position = {name: i for i, name in enumerate(layout) if name is not None}
         steps = self.longest(triplets)
         return [self._part(cut[p], named[p], columns[p], width, layout, position, steps) for p in wanted]
@@ -160,8 +160,8 @@ class Collator:
         )
 
     def _steps(self, text: str) -> tuple[Step, ...]:
-        found = self.sequences.get(text)
-        return clip_steps(found, self.fusion.max_steps).steps if found is not None else ()
+        planned = self.sequences.get(text)
+        return clip_steps(planned, self.fusion.max_steps).steps if planned is not None else ()
 
     def _labels(self, triplets: Sequence[Triplet]) -> torch.Tensor | None:
         if self.vocabulary is None or not self.vocabulary.names or self.loss.concept_weight == 0:

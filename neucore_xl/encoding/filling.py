@@ -35,12 +35,12 @@ def fill(store: Store, keys: Sequence[str], encode: Encode, join: Join, world: W
         return 0
     with world.agreed(), files.disk_errors("creating the feature cache", store.folder):
         store.folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        in_step(world, _take(store, held if world.is_main else None))
+    with ExitStack() as lock:
+        in_step(world, _take(store, lock if world.is_main else None))
         wanted = world.broadcast(_positions(store, keys))
-        own = [keys[i] for i in _share(wanted, batch, world)]
+        share = [keys[i] for i in _share(wanted, batch, world)]
         written: list[str] = []
-        in_step(world, _compute(store, store.missing(own), encode, join, written))
+        in_step(world, _compute(store, store.missing(share), encode, join, written))
         store.refresh(name for names in world.gather(written) for name in names)
     unseen = bool(store.missing(keys))
     if world.any_of(int(unseen)):
@@ -62,17 +62,20 @@ def _share(wanted: Sequence[int], batch: int, world: World) -> list[int]:
     return list(wanted[first:last])
 
 
-def _take(store: Store, held: ExitStack | None) -> Generator[None, None, None]:
-    """Take the store's lock and look at what is there; yields while another run has it. Nothing without ``held``."""
-    said = held is None
-    while held is not None:
+def _take(store: Store, lock: ExitStack | None) -> Generator[None, None, None]:
+    """Take the store's lock into ``lock`` and look at what is there; yields while another run has it.
+
+    Nothing without ``lock``.
+    """
+    warned = lock is None
+    while lock is not None:
         try:
             with files.disk_errors("locking the feature cache", store.folder):
-                held.enter_context(files.locked(store.folder / "lock", wait=False))
+                lock.enter_context(files.locked(store.folder / "lock", wait=False))
         except filelock.Timeout:
-            if not said:
+            if not warned:
                 log.warning("feature cache: waiting for another run that fills %s", store.folder)
-            said = True
+            warned = True
             yield
             time.sleep(0.1)
             continue
@@ -104,6 +107,6 @@ def _compute_alone(store: Store, keys: Sequence[str], encode: Encode, join: Join
     """All missing ``keys`` under the lock, as a process without others does it; nothing without keys."""
     if not keys:
         return
-    with ExitStack() as held:
-        yield from _take(store, held)
+    with ExitStack() as lock:
+        yield from _take(store, lock)
         yield from _compute(store, store.missing(keys), encode, join, [])

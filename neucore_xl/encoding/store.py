@@ -1,4 +1,10 @@
-"""Arrays of features in shards on disk, whole or absent."""
+"""A store: named arrays on disk that are written once, found by key and read by memory map.
+
+Its folder holds immutable shards ``shard-<n>-<random>/``, each of plain ``.npy`` arrays and a ``shard.json`` that
+lists its keys and the sizes of its files. A shard is written under a temporary name and renamed, so it exists
+completely or not at all; one whose files do not have the recorded sizes counts as absent, and what it held is
+computed again. Several processes fill a store together, each with shards of its own.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +22,15 @@ from neucore_xl import files
 
 log = logging.getLogger(__name__)
 
-
-FORMAT = 1
+FORMAT = 1  # of a shard; part of the names of stores, so that another format is another store
 
 
 class Store:
-    """One folder of immutable shards: keys to rows of named arrays. Picklable; maps are reopened after unpickling.
+    """The shards of one folder: a key leads to the arrays of its shard and to its row in them.
 
-    A shard's arrays share their first dimension, but for those named in ``ragged``: these are stored flat, rows of
-    key i at ``offsets[i]:offsets[i + 1]``.
+    Row i of an array belongs to key i of its shard. Arrays of another length per key are stored flat, and an array
+    ``offsets`` of one row more than there are keys says where each begins: those of key i are
+    ``offsets[i]:offsets[i + 1]``. Picklable; memory maps are opened again in every process.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +72,7 @@ class Store:
         return [key for key in dict.fromkeys(keys) if key not in self._rows]
 
     def row(self, key: str) -> tuple[dict[str, np.ndarray], int]:
-        """The arrays of the key's shard (memory-mapped) and its row in them; raises ``KeyError``."""
+        """The arrays of the key's shard (memory-mapped) and its row in them; ``KeyError`` for a key that is absent."""
         shard, row = self._rows[key]
         arrays = self._maps.get(shard)
         if arrays is None:
@@ -75,15 +81,19 @@ class Store:
         return arrays, row
 
     def append(self, keys: Sequence[str], arrays: Mapping[str, np.ndarray]) -> str:
-        """Write one shard and return its name; raises ``UserError`` when the disk is full, with the store as before."""
+        """Write one shard of ``keys`` and return its name.
+
+        ``arrays`` have a row for each key, or are flat beside ``offsets``. Raises ``UserError`` when the disk is full
+        or the folder refuses to be written, with the store as before.
+        """
         target = self.folder / f"shard-{len(self._known):05d}-{uuid.uuid4().hex[:8]}"
         with files.disk_errors("writing features", self.folder), files.new_folder(target) as folder:
             for name, array in arrays.items():
                 with files.plain_writer(folder / f"{name}.npy") as file:
                     np.save(file, array, allow_pickle=False)
             sizes = {p.name: p.stat().st_size for p in folder.glob("*.npy")}
-            head = {"format": FORMAT, "keys": list(keys), "bytes": sizes}
-            (folder / "shard.json").write_text(json.dumps(head), encoding="utf-8")
+            header = {"format": FORMAT, "keys": list(keys), "bytes": sizes}
+            (folder / "shard.json").write_text(json.dumps(header), encoding="utf-8")
         self.refresh([target.name])
         return target.name
 
@@ -98,10 +108,10 @@ class Store:
 def _complete_shard(shard: Path) -> list[str] | None:
     """The keys of a shard whose files are all there in full length, else None."""
     try:
-        head = json.loads((shard / "shard.json").read_text(encoding="utf-8"))
-        whole = head["format"] == FORMAT and all(
-            (shard / name).stat().st_size == size for name, size in head["bytes"].items()
+        header = json.loads((shard / "shard.json").read_text(encoding="utf-8"))
+        whole = header["format"] == FORMAT and all(
+            (shard / name).stat().st_size == size for name, size in header["bytes"].items()
         )
-        return list(head["keys"]) if whole else None
+        return list(header["keys"]) if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
