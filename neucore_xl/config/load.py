@@ -25,7 +25,7 @@ from neucore_xl.config.fields import (
     section_within,
     setting_keys,
 )
-from neucore_xl.config.schema import Settings
+from neucore_xl.config.schema import GONE, Settings
 from neucore_xl.errors import UserError, did_you_mean, nearest
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -43,23 +43,37 @@ def load_settings(recipe: str, overrides: Sequence[str] = ()) -> Settings:
     a malformed file (with its line), an override without ``=``, an unknown key (with the nearest one), a value
     outside the range of its key, and values that contradict each other.
     """
-    merged = _read_recipe(find_recipe(recipe), seen=())
+    return _overridden(_read_recipe(find_recipe(recipe), seen=()), overrides, recipe)
+
+
+def with_overrides(settings: Settings, overrides: Sequence[str]) -> Settings:
+    """``settings`` under ``overrides``, which are those of `load_settings`; raises `UserError` like it."""
+    return _overridden(OmegaConf.create(settings.model_dump(mode="json")), overrides, "the settings")
+
+
+def _overridden(config: DictConfig, overrides: Sequence[str], where: str) -> Settings:
     for override in overrides:
-        merged = _merge(merged, _parse_override(override), f"override '{override}'")
-    return validate(_container(merged, recipe))
+        config = _merge(config, _parse_override(override), f"override '{override}'")
+    return validate(_container(config, where))
 
 
-def validate(tree: dict[str, Any]) -> Settings:
-    """Settings from a plain tree (as `load_settings` and a run folder's ``config.yaml`` give it), or `UserError`."""
+def validate(tree: dict[str, Any], where: str = "") -> Settings:
+    """Settings from a plain tree (as `load_settings` and a run folder's ``config.yaml`` give it), or `UserError`.
+
+    ``where``, such as `` in FILE``, goes into the sentence about a key that is unknown or gone.
+    """
     try:
-        return Settings.model_validate(_check_keys(tree, Settings, where=""))
+        return Settings.model_validate(_check_keys(tree, Settings, where))
     except ValidationError as error:
         raise UserError(_explain(error)) from None
 
 
-def load_file(path: Path) -> Settings:
-    """Settings from a resolved file such as a run folder's ``config.yaml``; raises `UserError` like `load_settings`."""
-    return validate(_container(_read_yaml(path), str(path)))
+def load_file(path: Path, note: str = "") -> Settings:
+    """Settings from a resolved file such as a run folder's ``config.yaml``; raises `UserError` like `load_settings`.
+
+    ``note`` says more of the file where the sentence names it, e.g. `` (of version 2)``.
+    """
+    return validate(_container(_read_yaml(path), str(path)), where=f" in {path}{note}")
 
 
 def dump_yaml(settings: Settings) -> str:
@@ -198,6 +212,8 @@ def _known() -> dict[str, SettingKey]:
 
 
 def _unknown_key(path: str, where: str) -> str:
+    if gone := next((key for key in GONE if f"{path}.".startswith(f"{key}.")), None):
+        return f"Setting {gone}{where} is gone: {GONE[gone]}."
     known = _known()
     leaf = path.rsplit(".", 1)[-1]
     same_leaf = [key for key in known if key.rsplit(".", 1)[-1] == leaf]

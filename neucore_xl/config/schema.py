@@ -16,6 +16,10 @@ from pydantic import (
     model_validator,
 )
 
+# Keys that runs and recipes of other versions may hold, and what took their place, as the end of a sentence, e.g.
+# {"train.warmup": "set train.warmup_steps, in optimiser steps"}. Whoever renames or removes a key adds a line.
+GONE: dict[str, str] = {}
+
 
 class Section(BaseModel):
     """A branch of the tree: unknown keys are refused, values are immutable once resolved."""
@@ -222,6 +226,9 @@ class EvaluationSettings(Section):
 
     batch_size: PositiveInt = Field(128, description="Images or queries per forward pass.")
     chunk: PositiveInt = Field(256, description="Queries scored against the gallery at a time.")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16 encodes galleries and queries under autocast; scores and cached features stay fp32."
+    )
 
 
 class Settings(Section):

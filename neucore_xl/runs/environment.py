@@ -32,7 +32,7 @@ def describe(settings: Settings, command: Sequence[str]) -> dict[str, Any]:
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(command),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version_of(name) for name in PACKAGES},
         "git": git_revision(),
         "data": {"root": str(settings.data.root), "fingerprint": data_fingerprint(settings.data.root)},
         "sequences": sequence_files(settings),
@@ -42,11 +42,11 @@ def describe(settings: Settings, command: Sequence[str]) -> dict[str, Any]:
 
 def data_fingerprint(root: Path) -> str | None:
     """SHA-256 over names and contents of the annotation files (JSON) under ``root``; None if there are none."""
-    found = sorted(p for folder in ANNOTATIONS for p in (root / folder).rglob("*.json"))
-    if not found:
+    annotations = sorted(p for folder in ANNOTATIONS for p in (root / folder).rglob("*.json"))
+    if not annotations:
         return None
     digest = hashlib.sha256()
-    for path in found:
+    for path in annotations:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(root).as_posix()}\x1f{content}\n".encode())
     return digest.hexdigest()
@@ -58,12 +58,14 @@ def sequence_files(settings: Settings) -> list[dict[str, Any]]:
         fusion = fusion_of(settings)
         if fusion.sequence not in FROM_FILES or fusion.file is None:
             return []
-        found = []
+        described = []
         for path in files_of(fusion.file):
             header = read_header(path)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            found.append({"name": path.name, "sha256": digest} | {k: header.get(k) for k in ("planner", "settings")})
-        return found
+            described.append(
+                {"name": path.name, "sha256": digest} | {k: header.get(k) for k in ("planner", "settings")}
+            )
+        return described
     except (UserError, OSError):
         return []  # whoever reads the sentences says what is wrong
 
@@ -90,7 +92,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed version of ``package``; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

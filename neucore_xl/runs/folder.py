@@ -18,7 +18,7 @@ from neucore_xl.config.load import dump_yaml, load_file
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
 from neucore_xl.language.vocabulary import Vocabulary
-from neucore_xl.runs.environment import describe
+from neucore_xl.runs.environment import describe, version_of
 
 # What may differ when a run goes on: where it computes and what it writes, never what it computes.
 MAY_DIFFER = frozenset(
@@ -135,12 +135,14 @@ class RunFolder:
             return ""
 
     def settings(self) -> Settings:
-        """The resolved settings; raises ``UserError`` when this is no run folder."""
+        """The resolved settings; raises ``UserError`` when this is no run folder, or a setting is unknown here."""
         if not self.path.is_dir():
             raise UserError(f"no run folder at {self.path}: give the folder that was --run when it was trained.")
         if not self.exists:
             raise UserError(f"{self.path} is not a run folder (it has no config.yaml).")
-        return load_file(self.path / "config.yaml")
+        begun, here = (self.environment().get("packages") or {}).get("neucore-xl"), version_of("neucore-xl")
+        note = f" (begun with neucore-xl {begun}, this is {here})" if begun and begun != here else ""
+        return load_file(self.path / "config.yaml", note)
 
     def environment(self) -> dict[str, Any]:
         """The content of ``environment.json``, ``{}`` if it is missing or damaged."""

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from neucore_xl import files
+from neucore_xl.config import schema
 from neucore_xl.config.load import load_file
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
 from neucore_xl.language.vocabulary import Vocabulary
 from neucore_xl.runs import folder
-from neucore_xl.runs.environment import data_fingerprint, git_revision
+from neucore_xl.runs.environment import data_fingerprint, git_revision, version_of
 from neucore_xl.runs.folder import MAY_DIFFER, RunFolder, differences
+from neucore_xl.runs.system import load_run
 
 Change = Callable[[Settings, dict], Settings]
 
@@ -219,3 +221,29 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(settings: Settings) -> Non
         RunFolder("/proc/runs/a").claim(settings),
     ):
         pass
+
+
+def test_a_setting_that_is_gone_is_named_with_what_replaced_it(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    with run.claim(settings):
+        pass
+    config = run.path / "config.yaml"
+    config.write_text(config.read_text().replace("  warmup_steps: 200", "  warmup: 200"))
+    environment = run.environment()
+    with pytest.raises(
+        UserError, match=rf"^Unknown setting train\.warmup in {config}; did you mean train\.warmup_steps"
+    ):
+        run.settings()
+    environment["packages"]["neucore-xl"] = "0.0.7"
+    files.write_json(run.path / "environment.json", environment)
+    monkeypatch.setitem(schema.GONE, "train.warmup", "set train.warmup_steps")
+    here = version_of("neucore-xl")
+    sentence = (
+        f"Setting train.warmup in {config} (begun with neucore-xl 0.0.7, this is {here}) is gone: "
+        "set train.warmup_steps."
+    )
+    with pytest.raises(UserError) as caught:
+        load_run(run.path)
+    assert str(caught.value) == sentence

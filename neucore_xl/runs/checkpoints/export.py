@@ -63,7 +63,7 @@ class ExportedRun:
 
     def settings(self) -> Settings:
         """The settings that the run was trained with."""
-        return validate(yaml.safe_load(self._header["config"]))
+        return validate(yaml.safe_load(self._header["config"]), where=f" in {self.path}")
 
     def vocabulary(self) -> Vocabulary:
         """The concepts of the training split."""
