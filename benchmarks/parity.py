@@ -140,12 +140,10 @@ def train(job: Job, world: World) -> Trained:
         for key in ("param_persistence_threshold", "max_live_parameters", "max_reuse_distance", "prefetch_bucket_size"):
             zero[f"stage3_{key}"] = 0
     split = open_from_settings(settings.data, settings.data.train_split)
-    assembled = assemble(settings)
-    facts = assembled.facts([split])
-    inputs = assembled.inputs_for([split], facts)
-    collator = assembled.collator(inputs, facts, split)
+    system = assemble(settings)
+    collator = system.prepare([split]).collator(split)
     device = resolve_device(settings.train.device, settings.train.precision)
-    engine = strategies.build_engine(chosen, assembled.composer, assembled.backbone, settings.train, world, device)
+    engine = strategies.build_engine(chosen, system.composer, system.backbone, settings.train, world, device)
     order = batch_order(split, settings)
     stream = training_stream(split, order, collator, settings, 0, 0, Share.of(settings.train, world))
     seed_everything(settings.train.seed + world.rank)

@@ -29,16 +29,14 @@ def measure(recipe: str, overrides: list[str], steps: int) -> StepProfile:
     """The profile of ``steps`` training steps of the recipe, after two that do not count; nothing is saved."""
     settings = load_settings(recipe, [*overrides, f"train.steps={steps + 2}"])
     split = open_from_settings(settings.data, settings.data.train_split)
-    assembled = assemble(settings)
+    system = assemble(settings)
     device = resolve_device(settings.train.device, settings.train.precision)
-    engine = PlainEngine(assembled.composer, assembled.backbone, settings.train, device=device)
-    facts = assembled.facts([split])
-    inputs = assembled.inputs_for([split], facts)
+    engine = PlainEngine(system.composer, system.backbone, settings.train, device=device)
+    scorer = system.prepare([split], device=device)
     engine.composer.to(engine.device)
-    collator = assembled.collator(inputs, facts, split)
     order = batch_order(split, settings)
-    stream = training_stream(split, order, collator, settings, 0, workers_for(inputs, settings))
-    return profile_steps(engine, assembled.backbone, stream, settings, steps=steps)
+    stream = training_stream(split, order, scorer.collator(split), settings, 0, workers_for(scorer.inputs, settings))
+    return profile_steps(engine, system.backbone, stream, settings, steps=steps)
 
 
 def main() -> int:

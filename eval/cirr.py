@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scores import guarded, meet, open_run, parser, settings_of
+from scores import context, guarded, meet, open_run, parser, settings_of
 
 from neucore_xl.errors import UserError
 
@@ -37,15 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from rich.console import Console
 
     console = Console()
-    opened = open_run(options, settings, world)
-    chunks = opened.chunks(split)[""]
+    system = open_run(options, settings, world)
+    chunks = system.scores(split)[""]
     if not world.is_main:
         return
     if labelled:
         from neucore_xl.evaluation.cirr import evaluate
 
-        result = evaluate(split, chunks, labels=options.labels or "hard")
-        result = result.with_context(protocol=opened.protocol(), environment=opened.environment())
+        result = evaluate(split, chunks, labels=options.labels or "hard").with_context(**context(system))
         result.print(console)
         written = [result.save(options.out, force=options.force)]
     else:

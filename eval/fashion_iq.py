@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scores import guarded, meet, open_run, parser, settings_of
+from scores import context, guarded, meet, open_run, parser, settings_of
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,14 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from rich.console import Console
 
     console = Console()
-    opened = open_run(options, settings, world)
-    chunks = opened.chunks(split)
+    system = open_run(options, settings, world)
+    chunks = system.scores(split)
     if not world.is_main:
         return
     results = evaluate_lines(split, chunks, lines)
-    context = {"protocol": opened.protocol(), "environment": opened.environment()}
+    made = context(system)
     for folder, result in zip(folders, results, strict=True):
-        described = result.with_context(**context)
+        described = result.with_context(**made)
         described.print(console)
         console.print(str(described.save(folder, force=options.force)), highlight=False, soft_wrap=True)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +12,9 @@ from neucore_xl.errors import UserError
 from neucore_xl.parallel.ending import ended, hand_over
 
 if TYPE_CHECKING:  # torch is imported when a run is really opened, so that --help answers at once
-    import numpy as np
-
     from neucore_xl.config.schema import Settings
-    from neucore_xl.data.triplets import Split
     from neucore_xl.parallel.world import World
-    from neucore_xl.runs.system import Run
+    from neucore_xl.runs.system import System
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -64,83 +59,50 @@ def meet(settings: Settings) -> World:
     return start(launch, device)
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A run at work on a device, on every process of ``world``."""
-
-    run: Run
-    settings: Settings
-    device: Any
-    world: World
-
-    def chunks(self, split: Split) -> dict[str, Iterator[tuple[int, np.ndarray]]]:
-        """Category (``""`` on CIRR) → scores of its triplets against its gallery; encoded by all processes, for the
-        first one: the others' are empty."""
-        from neucore_xl.encoding.scores import score_split
-
-        facts = self.run.facts([split])
-        inputs = self.run.inputs_for([split], facts)
-        collator = self.run.collator(inputs, facts, split)
-        return score_split(
-            self.run.composer, inputs, collator, split, self.settings.evaluation, self.device, world=self.world
-        )
-
-    def protocol(self) -> dict[str, Any]:
-        """How pictures became pixels: part of every protocol."""
-        return {"preprocessing": self.run.preprocessing}
-
-    def environment(self) -> dict[str, Any]:
-        """Which weights were evaluated, by which code, on which annotations."""
-        from neucore_xl.runs.environment import describe
-
-        return {
-            "run": str(self.run.path),
-            "row": self.settings.model.name,
-            "checkpoint": self.run.checkpoint.path.name,
-            **describe(self.settings, sys.argv),
-        }
-
-
 def settings_of(arguments: argparse.Namespace, dataset: str) -> Settings:
     """The run's own settings on the given data, device and overrides; imports no torch."""
-    from neucore_xl.config.load import load_settings
+    from neucore_xl.config.load import load_file, with_overrides
 
     config = arguments.run / "config.yaml"
     if not config.is_file() and not arguments.run.is_file():
         raise UserError(f"{arguments.run} is no run folder (it has no config.yaml): give the --run of its training")
-    # its training's number of processes is none of this job's business
+    # an evaluation may run on another number of processes than the training did
     overrides = [f"data.name={dataset}", f"train.device={arguments.device}", "train.world_size=null"]
     overrides += arguments.overrides
     if arguments.batch_size is not None:
         overrides.append(f"evaluation.batch_size={arguments.batch_size}")
-    if config.is_file():
-        settings = load_settings(str(config), overrides)
-    else:
-        settings = _exported_settings(arguments.run, overrides)
+    settings = with_overrides(load_file(config) if config.is_file() else _exported_settings(arguments.run), overrides)
     return settings.model_copy(update={"data": settings.data.model_copy(update={"root": arguments.data})})
 
 
-def _exported_settings(file: Path, overrides: list[str]) -> Settings:
+def _exported_settings(file: Path) -> Settings:
     """Settings from the header of an exported file; reading it does import torch."""
-    from neucore_xl.config.load import dump_yaml, load_settings
     from neucore_xl.runs.checkpoints.export import ExportedRun
 
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "config.yaml"
-        config.write_text(dump_yaml(ExportedRun(file).settings()), encoding="utf-8")
-        return load_settings(str(config), overrides)
+    return ExportedRun(file).settings()
 
 
-def open_run(arguments: argparse.Namespace, settings: Settings, world: World) -> Opened:
-    """Load the run's weights onto the device of every process."""
-    from neucore_xl.parallel.device import resolve_device
+def open_run(arguments: argparse.Namespace, settings: Settings, world: World) -> System:
+    """The run's system on the device of every process."""
     from neucore_xl.runs.system import load_run
 
-    device = resolve_device(settings.train.device, settings.train.precision)
-    run = load_run(arguments.run, checkpoint=arguments.checkpoint, settings=settings, world=world)
-    run.composer.to(device)
-    run.assembled.backbone.to(device)
-    return Opened(run, settings, device, world)
+    system = load_run(arguments.run, checkpoint=arguments.checkpoint, settings=settings, world=world)
+    return system.to(settings.train.device)
+
+
+def context(system: System) -> dict[str, dict[str, Any]]:
+    """What a result says of its making: ``protocol`` (pictures to pixels), ``environment`` (weights, code, data)."""
+    from neucore_xl.runs.environment import describe
+
+    assert system.checkpoint is not None
+    environment = {
+        "run": str(system.path),
+        "row": system.settings.model.name,
+        "checkpoint": system.checkpoint.path.name,
+        "precision": system.settings.evaluation.precision,
+        **describe(system.settings, sys.argv),
+    }
+    return {"protocol": {"preprocessing": system.preprocessing}, "environment": environment}
 
 
 def _positive(text: str) -> int:

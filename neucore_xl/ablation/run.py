@@ -58,15 +58,10 @@ def evaluate_run(path: Path, settings: Settings) -> Result:
     if _holds(folder, checkpoint):
         return load(folder)
     device = resolve_device(settings.train.device, settings.train.precision)
-    run = load_run(path, checkpoint="last", settings=settings)
-    run.composer.to(device)
-    run.assembled.backbone.to(device)
+    system = load_run(path, checkpoint="last", settings=settings).to(device)
     split = open_from_settings(settings.data, settings.data.val_split)
-    facts = run.facts([split])
-    inputs = run.inputs_for([split], facts)
-    result = evaluate_split(run.composer, inputs, run.collator(inputs, facts, split), split, settings, device)
-    result = result.with_context(
-        protocol={"preprocessing": run.preprocessing},
+    result = evaluate_split(system.prepare([split]), split).with_context(
+        protocol={"preprocessing": system.preprocessing},
         environment={"run": str(path), "checkpoint": checkpoint, **describe(settings, ["ablate"])},
     )
     result.save(folder, force=True)  # a folder of ours, inside the run's own

@@ -110,8 +110,8 @@ def export(
         tensors = exporting.export_weights(found, settings, vocabulary, out, force=force)
         typer.echo(f"{out}: {tensors} tensors, {_size(out.stat().st_size)}, step {found.step}")
     if clip is not None:
-        run = load_run(folder.path, checkpoint=str(found.step))
-        tensors = exporting.export_clip(run.assembled.backbone, clip, force=force)
+        system = load_run(folder.path, checkpoint=str(found.step))
+        tensors = exporting.export_clip(system.backbone, clip, force=force)
         typer.echo(f"{clip}: {tensors} tensors, {_size(clip.stat().st_size)}, {settings.backbone.name}")
 
 

@@ -15,7 +15,6 @@ from neucore_xl.config.schema import Settings
 from neucore_xl.data.datasets import open_split
 from neucore_xl.data.triplets import Split
 from neucore_xl.demo.clip import NAME, train_clip
-from neucore_xl.encoding.scores import score_split
 from neucore_xl.estimates import Estimate
 from neucore_xl.evaluation import cirr
 from neucore_xl.evaluation.report import SystemRow, evenly, rows_from_scores, write_page
@@ -116,12 +115,9 @@ def _evaluate(run_folder: Path, settings: Settings, split: Split) -> Evaluated:
     on the split that is reported."""
     import numpy as np
 
-    run = load_run(run_folder, checkpoint="last", settings=settings)
-    facts = run.facts([split])
-    inputs = run.inputs_for([split], facts)
-    collator = run.collator(inputs, facts, split)
-    chunks = list(score_split(run.composer, inputs, collator, split, settings.evaluation, "cpu")[""])
-    result = cirr.evaluate(split, chunks).with_context(protocol={"preprocessing": run.preprocessing})
+    system = load_run(run_folder, checkpoint="last", settings=settings)
+    chunks = list(system.scores(split)[""])
+    result = cirr.evaluate(split, chunks).with_context(protocol={"preprocessing": system.preprocessing})
     return Evaluated(settings, result, np.concatenate([scores for _, scores in chunks]))
 
 

@@ -15,7 +15,6 @@ from neucore_xl.data.triplets import Split
 from neucore_xl.encoding.cache import FeatureCache, cache_root, image_key
 from neucore_xl.errors import UserError
 from neucore_xl.models.backbone import Backbone
-from neucore_xl.parallel.device import resolve_device
 from neucore_xl.parallel.world import ALONE, World
 from neucore_xl.progress import track
 
@@ -118,13 +117,15 @@ def make_inputs(
     extra_texts: Sequence[str] = (),
     *,
     without_gallery: Collection[str] = (),
+    device: torch.device | None = None,
     world: World = ALONE,
 ) -> Inputs:
     """Inputs over the images and sentences of ``splits`` and ``extra_texts`` (phrases and concept names).
 
-    Frozen towers are computed now, as far as the cache lacks them, on ``settings.train.device``. Of splits named in
-    ``without_gallery`` only the images of triplets are: a training split is not ranked, and its gallery is large.
-    All ranks of ``world`` call it alike and share the work; it runs the bare backbone, so before ZeRO-3 shards it.
+    Frozen towers are computed now, as far as the cache lacks them, on ``device`` (None: where the backbone is). Of
+    splits named in ``without_gallery`` only the images of triplets are: a training split is not ranked, and its
+    gallery is large. All ranks of ``world`` call it alike and share the work; it runs the bare backbone, so before
+    ZeRO-3 shards it. Raises ``UserError`` for an image that is not there or cannot be decoded.
     """
     with world.agreed():
         transform = backbone.transform(settings.data.target_pad)
@@ -132,7 +133,6 @@ def make_inputs(
         cache_images, cache_texts = backbone.image_frozen, backbone.text_frozen
         if not settings.train.cache_features:
             cache_images = cache_texts = False
-        device = resolve_device(settings.train.device)
         keys: dict[str, str] = {}
         if cache_images:
             names = [name for split in splits for name in needed_images(split, split.name not in without_gallery)]
@@ -146,6 +146,7 @@ def make_inputs(
         text_tower=backbone.fingerprint("text") if cache_texts else "",
     )
     size = settings.evaluation.batch_size
+    device = device or device_of(backbone)
     if cache_images:
         by_key = {key: name for name, key in keys.items()}
         cache.fill_images(
@@ -175,7 +176,32 @@ def needed_images(split: Split, gallery: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for names in named for name in names))
 
 
-class _Chunks(torch.utils.data.Dataset):
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where the parameters of ``module`` are; the CPU where it has none."""
+    parameter = next(module.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def decoded(pixels: PixelInputs, names: Sequence[str], batch_size: int, workers: int) -> Iterator[Tensor]:
+    """Pixels [b, 3, H, W] of the images ``names`` in their order, ``batch_size`` at a time, read ahead.
+
+    ``workers`` processes decode; 0, or a single batch, decodes here. Raises ``UserError`` naming the first file that
+    cannot be decoded.
+    """
+    loader = torch.utils.data.DataLoader(
+        _Pictures(pixels, names),
+        batch_size=batch_size,
+        num_workers=workers if len(names) > batch_size else 0,
+        collate_fn=_stack_or_error,
+        worker_init_fn=_one_thread,
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+class _Pictures(torch.utils.data.Dataset):
     """One image per item; an unreadable file is returned as its error, since a worker would wrap it in a trace."""
 
     def __init__(self, pixels: PixelInputs, names: Sequence[str]) -> None:
@@ -213,18 +239,9 @@ def _encode_images(
     device: torch.device,
     shown: bool,
 ) -> Iterator[tuple[list[str], ImageFeatures]]:
-    loader = torch.utils.data.DataLoader(
-        _Chunks(pixels, [by_key[key] for key in keys]),
-        batch_size=batch_size,
-        num_workers=workers if len(keys) > batch_size else 0,
-        collate_fn=_stack_or_error,
-        worker_init_fn=_one_thread,
-    )
-    done = 0
+    names, done = [by_key[key] for key in keys], 0
     with _on_device(backbone, device), track("image features", len(keys), shown=shown) as advance:
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
+        for batch in decoded(pixels, names, batch_size, workers):
             with torch.no_grad():
                 features = backbone.encode_images(batch.to(device))
             yield keys[done : done + len(batch)], ImageFeatures(features.tokens.cpu(), features.pooled.cpu())
@@ -252,8 +269,7 @@ class _on_device:
         self.device = device
 
     def __enter__(self) -> None:
-        parameter = next(self.backbone.parameters(), None)
-        self.home = parameter.device if parameter is not None else self.device
+        self.home = device_of(self.backbone)
         self.training = self.backbone.training
         self.backbone.to(self.device).eval()
 

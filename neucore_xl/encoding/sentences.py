@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from neucore_xl.config.schema import FusionSettings, Settings
 from neucore_xl.data.triplets import Split
 from neucore_xl.errors import UserError
 from neucore_xl.language.concepts import ConceptTagger
-from neucore_xl.language.planning import FROM_FILES, sequences_for
-from neucore_xl.language.sequence import FusionSequence
+from neucore_xl.language.planning import FROM_FILES, sequences_for, stored_sequences
+from neucore_xl.language.sequence import FusionSequence, clip_steps
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,51 @@ def sentence_facts(
         sequences_for(texts, fusion, settings.language, cache_dir),
         dict(zip(texts, tagger.concepts(texts), strict=True)),
     )
+
+
+class FreeSentences:
+    """Facts of sentences that belong to no split, one at a time, planned as the run's ``fusion.sequence`` says.
+
+    Where that source cannot serve a lone sentence, a warning says once what is done instead: sentences that the
+    files of ``llm`` or ``oracle`` do not hold are planned by the clause planner, and the control ``shuffled`` leaves
+    a sentence its own steps. Nothing is written to disk.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._tagger = ConceptTagger(settings.language)
+        self._stored: Mapping[str, FusionSequence] | None = None
+        self._warned = False
+
+    def facts(self, text: str) -> SentenceFacts:
+        """Planned edits and concepts of ``text``."""
+        (concepts,) = self._tagger.concepts([text])
+        return SentenceFacts(self._sequences(text), {text: concepts})
+
+    def _sequences(self, text: str) -> Mapping[str, FusionSequence]:
+        fusion, language = self.settings.fusion, self.settings.language
+        if fusion.sequence in FROM_FILES:
+            if self._stored is None:
+                self._stored = self._read_files()
+            if text in self._stored:
+                return {text: clip_steps(self._stored[text], fusion.max_steps)}
+            self._warn("sentences that its sequence files do not hold are planned by the clause planner")
+            fusion = fusion.model_copy(update={"sequence": "clauses"})
+        elif fusion.sequence == "shuffled":
+            self._warn("a lone sentence keeps its own steps, planned by the clause planner")
+        return sequences_for([text], fusion, language)
+
+    def _read_files(self) -> Mapping[str, FusionSequence]:
+        try:
+            return stored_sequences(fusion_of(self.settings))
+        except UserError as error:
+            self._warn(f"its sequence files cannot be used here ({error}); sentences are planned by the clause planner")
+            return {}
+
+    def _warn(self, instead: str) -> None:
+        if not self._warned:
+            log.warning("the run was trained with fusion.sequence=%s: %s", self.settings.fusion.sequence, instead)
+        self._warned = True
 
 
 def check_sequences(settings: Settings, splits: Sequence[Split]) -> None:

@@ -79,7 +79,8 @@ def sequences_for(
     return sources[fusion.sequence]()
 
 
-def _from_files(texts: Sequence[str], fusion: FusionSettings) -> Sequences:
+def stored_sequences(fusion: FusionSettings) -> Sequences:
+    """All sequences of the files that ``fusion.file`` means, whole; raises ``UserError`` as ``sequences_for`` does."""
     if fusion.file is None:
         raise UserError(f"fusion.sequence={fusion.sequence} needs fusion.file: a sequence file, or a folder of them")
     stored: Sequences = {}
@@ -87,6 +88,11 @@ def _from_files(texts: Sequence[str], fusion: FusionSettings) -> Sequences:
         content = read_sequences(path)
         _refuse_other_prompt(path, content, fusion)
         stored.update(content.by_text)
+    return stored
+
+
+def _from_files(texts: Sequence[str], fusion: FusionSettings) -> Sequences:
+    stored = stored_sequences(fusion)
     missing = [t for t in texts if t.strip() and t not in stored]
     if missing:
         raise UserError(

@@ -1,22 +1,25 @@
-"""Settings become parts that fit: backbone, vocabulary and composer, with the same weights every time."""
+"""One system: its settings, its parts and its weights, from a run on disk to the scores of a split or a search."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from neucore_xl.config.schema import Settings
-from neucore_xl.data.batches import Inputs
 from neucore_xl.data.datasets import open_from_settings
-from neucore_xl.data.triplets import Split
+from neucore_xl.data.triplets import Split, Triplet
 from neucore_xl.encoding.cache import cache_root
-from neucore_xl.encoding.collate import Collator
-from neucore_xl.encoding.inputs import make_inputs
-from neucore_xl.encoding.sentences import SentenceFacts, sentence_facts
+from neucore_xl.encoding.encoder import Encoder
+from neucore_xl.encoding.gallery import Gallery, check_pictures
+from neucore_xl.encoding.inputs import PixelInputs, decoded, device_of, make_inputs
+from neucore_xl.encoding.scores import Scorer
+from neucore_xl.encoding.sentences import FreeSentences, sentence_facts
 from neucore_xl.errors import UserError
 from neucore_xl.language.concepts import ConceptTagger
 from neucore_xl.language.vocabulary import Vocabulary
@@ -30,15 +33,24 @@ from neucore_xl.runs.checkpoints import find
 from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Identity
 from neucore_xl.runs.checkpoints.export import ExportedRun
 from neucore_xl.runs.checkpoints.find import find_checkpoint
-from neucore_xl.runs.checkpoints.weights import load_state
+from neucore_xl.runs.checkpoints.weights import load_state, stored_state
 from neucore_xl.runs.folder import RunFolder
 
 
-@dataclass(frozen=True)
-class Assembled:
-    """One system, on the CPU, the same on every rank of ``world``.
+class Hit(NamedTuple):
+    """One picture of a ranking: its name in the gallery and its matching score (higher is better, no unit)."""
 
-    ``backbone_fingerprint`` names its frozen weights, whatever becomes of the others.
+    name: str
+    score: float
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class System:
+    """A system of composed image retrieval: ``load_run`` loads a trained one, ``assemble`` builds an untrained one.
+
+    Its parts are on one device (the CPU until ``to``), the same on every rank of ``world``. ``backbone_fingerprint``
+    names the frozen weights, whatever becomes of the others. ``path`` and ``checkpoint`` say where the weights came
+    from; both are None where they are untrained.
     """
 
     settings: Settings
@@ -48,39 +60,142 @@ class Assembled:
     tagger: ConceptTagger
     backbone_fingerprint: str
     world: World = field(default_factory=World)
+    path: Path | None = None
+    checkpoint: Checkpoint | None = None
+
+    def __repr__(self) -> str:
+        source = f"{self.path}, step {self.checkpoint.step}" if self.checkpoint else "untrained"
+        return f"System({self.settings.model.name}, {source}, on {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parts are and compute."""
+        return device_of(self.composer)
 
     @property
     def identity(self) -> Identity:
         """What its checkpoints belong to."""
         return Identity(self.settings.model.name, self.backbone_fingerprint, self.vocabulary.fingerprint())
 
-    def facts(self, splits: Sequence[Split]) -> SentenceFacts:
-        """Planned edits and concepts of the sentences of ``splits``; rank 0 finds them out, for all."""
-        cache_dir = cache_root(self.settings.train)
-        return self.world.on_main(lambda: sentence_facts(self.settings, self.tagger, splits, cache_dir))
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of everything that decides features and scores of a picture: weights, model, pixels.
 
-    def inputs_for(
-        self, splits: Sequence[Split], facts: SentenceFacts | None = None, *, without_gallery: Collection[str] = ()
-    ) -> Inputs:
-        """Inputs over ``splits``; frozen towers are computed now, by all ranks, as far as the cache lacks them.
-
-        Of splits named in ``without_gallery`` (the training split) only the images of triplets are.
+        A run folder and its exported file have the same. It is computed once: a system that is trained on changes.
         """
-        facts = facts or self.facts(splits)
-        texts = facts.short_texts()
-        return make_inputs(
-            self.settings, self.backbone, splits, texts, without_gallery=without_gallery, world=self.world
-        )
+        pixels = self.backbone.transform(self.settings.data.target_pad).fingerprint()
+        salt = "\x1f".join([repr(self.identity), self.settings.model.model_dump_json(), pixels])
+        return parameters_hash(stored_state(self.composer, self.backbone), salt)
 
-    def collator(self, inputs: Inputs, facts: SentenceFacts, split: Split) -> Collator:
-        """The collator of ``split``."""
-        s = self.settings
-        return Collator(
-            inputs, facts.sequences, facts.concepts, self.vocabulary, s.fusion, s.loss, split, seed=s.train.seed
-        )
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How pictures become pixels, a part of every protocol: side in pixels, padding, normalisation."""
+        transform = self.backbone.transform(self.settings.data.target_pad)
+        return {
+            "size": transform.size,
+            "target_pad": transform.target_pad,
+            "resize": "bicubic",
+            "mean": list(transform.mean),
+            "std": list(transform.std),
+        }
+
+    def to(self, device: torch.device | str) -> System:
+        """This system, moved to ``device``: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``, a GPU where there is one.
+
+        Raises ``UserError`` for a device that is not there or whose name is unknown.
+        """
+        place = _place(device, self.settings.evaluation.precision)
+        self.composer.to(place)
+        self.backbone.to(place)
+        return self
+
+    def encoder(self) -> Encoder:
+        """Its composer at work where it is."""
+        return Encoder(self.composer, self.settings.evaluation, self.device, self.world)
+
+    def prepare(
+        self, splits: Sequence[Split], *, without_gallery: Collection[str] = (), device: torch.device | None = None
+    ) -> Scorer:
+        """Everything that training and scoring need of ``splits``; all ranks call it alike and share the work.
+
+        Sentences are planned as ``fusion.sequence`` says, by rank 0 for all. Frozen towers are computed on ``device``
+        (None: where they are) as far as the feature cache lacks them; of splits named in ``without_gallery`` (the
+        training split) only for the images of triplets. Raises ``UserError`` for a sentence without a sequence and
+        an image that cannot be read, on all ranks.
+        """
+        settings, cache_dir = self.settings, cache_root(self.settings.train)
+        facts = self.world.on_main(lambda: sentence_facts(settings, self.tagger, splits, cache_dir))
+        inputs = make_inputs(
+            settings, self.backbone, splits, facts.short_texts(),
+            without_gallery=without_gallery, device=device, world=self.world,
+        )  # fmt: skip
+        return Scorer(settings, self.vocabulary, self.encoder(), facts, inputs)
+
+    def scores(self, split: Split) -> dict[str, Iterator[tuple[int, np.ndarray]]]:
+        """Gallery key (``""`` on CIRR, the category on Fashion-IQ) → scores of its triplets, in chunks.
+
+        A chunk is (first query, scores [q, G] in fp32), its columns in the order of the gallery's names; rank 0 has
+        them, the iterators of other ranks are empty. Raises ``UserError`` as ``prepare`` does.
+        """
+        return self.prepare([split]).scores(split)
+
+    def encode_images(self, paths: Sequence[Path | str]) -> Gallery:
+        """The pictures at ``paths``, in their order, ready to be searched; progress is shown if they are many.
+
+        Any format that Pillow reads; ``evaluation.batch_size`` pictures at a time, decoded by ``data.workers``
+        processes. Raises ``UserError``, before anything is encoded, for no picture, for files that are not there (all
+        are named) or are given twice; and for a file that cannot be decoded.
+        """
+        names = check_pictures(paths)
+        pixels = self._pixels(names)
+        batches = decoded(pixels, names, self.settings.evaluation.batch_size, self.settings.data.workers)
+        features = self._own_encoder().gallery(lambda chunk: next(batches), names)
+        return Gallery(names, features, self.fingerprint)
+
+    def search(self, reference: Path | str, sentence: str, gallery: Gallery, top: int | None = 10) -> list[Hit]:
+        """The ``top`` pictures of ``gallery`` that match ``reference`` changed as ``sentence`` says, best first.
+
+        Scores are the full matching score that evaluation uses. Equal scores keep the order of the gallery; ``top``
+        of None, or above G, gives all. The reference is ranked like any other picture if the gallery holds it. The
+        sentence is planned now by the run's own ``fusion.sequence``; where that reads a file, sentences that the file
+        does not hold are planned by the clause planner, which a warning says once.
+
+        Raises ``UserError`` for a picture that cannot be read, an empty sentence, an empty gallery, a ``top`` below 1
+        and a gallery that another system encoded.
+        """
+        if not sentence.strip():
+            raise UserError("the sentence is empty: say in words how the reference picture is to be changed.")
+        if not len(gallery):
+            raise UserError("the gallery is empty: encode at least one picture with encode_images.")
+        if top is not None and top < 1:
+            raise UserError(f"top is {top}: ask for at least 1 picture, or None for all.")
+        if gallery.system != self.fingerprint:
+            raise UserError(
+                f"the gallery was encoded by another system than {self}: encode its pictures with this one."
+            )
+        triplet = Triplet("search", str(reference), None, sentence)
+        facts = self._free_sentences.facts(sentence)
+        scorer = Scorer(self.settings, self.vocabulary, self._own_encoder(), facts, self._pixels([triplet.reference]))
+        asked = Split("pictures", "search", Path(), (triplet,), {})
+        queries = scorer.encoder.queries(scorer.collator(asked), asked.triplets)
+        ((_, scores),) = scorer.encoder.scores(queries, gallery.features)
+        order = np.argsort(-scores[0], kind="stable")[:top]
+        return [Hit(gallery.names[i], float(scores[0, i])) for i in order]
+
+    @cached_property
+    def _free_sentences(self) -> FreeSentences:
+        return FreeSentences(self.settings)
+
+    def _own_encoder(self) -> Encoder:
+        """The encoder of this process alone, whatever the world: a person at a prompt is one process."""
+        return replace(self.encoder(), world=ALONE)
+
+    def _pixels(self, names: Sequence[str]) -> PixelInputs:
+        paths = {name: Path(name) for name in names}
+        return PixelInputs(paths, self.backbone.transform(self.settings.data.target_pad), self.backbone.tokenizer)
 
 
-def assemble(settings: Settings, vocabulary: Vocabulary | None = None, *, world: World = ALONE) -> Assembled:
+def assemble(settings: Settings, vocabulary: Vocabulary | None = None, *, world: World = ALONE) -> System:
     """Build every part of ``settings``; without ``vocabulary`` it is made from the training split's sentences.
 
     Initial weights are a function of ``train.seed`` (and of the pretrained file); torch's own random state is left
@@ -96,7 +211,7 @@ def assemble(settings: Settings, vocabulary: Vocabulary | None = None, *, world:
         fingerprint = frozen_fingerprint(backbone)
         torch.manual_seed(settings.train.seed)  # heads do not depend on how many numbers the towers drew
         composer = build_composer(settings, backbone, vocabulary)
-    return Assembled(settings, backbone, composer, vocabulary, tagger, fingerprint, world)
+    return System(settings, backbone, composer, vocabulary, tagger, fingerprint, world)
 
 
 def build_vocabulary(settings: Settings, tagger: ConceptTagger) -> Vocabulary:
@@ -111,75 +226,51 @@ def frozen_fingerprint(backbone: Backbone) -> str:
     Trained parts do not enter, so it is the same before and after training; adapters on frozen towers leave it as it
     is without them.
     """
-    own = [(name, p) for name, p in backbone.named_parameters() if not is_adapter(name)]
-    if not any(p.requires_grad for _, p in own):
+    weights = [(name, p) for name, p in backbone.named_parameters() if not is_adapter(name)]
+    if not any(p.requires_grad for _, p in weights):
         return backbone.fingerprint()
-    shapes = sorted((name, tuple(p.shape), p.requires_grad) for name, p in own)
-    return parameters_hash({name: p for name, p in own if not p.requires_grad}, repr(shapes))
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained system: its parts, in evaluation mode on the CPU, and the checkpoint they came from."""
-
-    path: Path
-    settings: Settings
-    assembled: Assembled
-    checkpoint: Checkpoint
-
-    @property
-    def composer(self) -> Composer:
-        return self.assembled.composer
-
-    def facts(self, splits: Sequence[Split]) -> SentenceFacts:
-        """Planned edits and concepts of the sentences of ``splits``."""
-        return self.assembled.facts(splits)
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """How pictures become pixels, a part of every protocol: side in pixels, padding, normalisation."""
-        transform = self.assembled.backbone.transform(self.settings.data.target_pad)
-        return {
-            "size": transform.size,
-            "target_pad": transform.target_pad,
-            "resize": "bicubic",
-            "mean": list(transform.mean),
-            "std": list(transform.std),
-        }
-
-    def inputs_for(self, splits: Sequence[Split], facts: SentenceFacts | None = None) -> Inputs:
-        """Inputs over ``splits``, from the feature cache where the run's towers are frozen."""
-        return self.assembled.inputs_for(splits, facts)
-
-    def collator(self, inputs: Inputs, facts: SentenceFacts, split: Split) -> Collator:
-        """The collator whose ``queries`` encode ``split``."""
-        return self.assembled.collator(inputs, facts, split)
+    shapes = sorted((name, tuple(p.shape), p.requires_grad) for name, p in weights)
+    return parameters_hash({name: p for name, p in weights if not p.requires_grad}, repr(shapes))
 
 
 def load_run(
     path: Path | str, *, checkpoint: str = "best", settings: Settings | None = None, world: World = ALONE
-) -> Run:
-    """The run at ``path`` with its ``best`` (else last), ``last`` or step-numbered checkpoint.
+) -> System:
+    """The run at ``path`` with its ``best`` (else last), ``last`` or step-numbered checkpoint, ready for evaluation.
 
     ``path`` may also be a file of ``neucore-xl checkpoint export``, which holds one checkpoint (``checkpoint`` is
     then unused). The weights of a sharded run are put together here: one process and one CPU are enough.
-    ``settings`` replaces those of the folder, e.g. to point ``data.root`` or the cache elsewhere. Raises
-    ``UserError`` when there is no run or no checkpoint, when a file is damaged, and when weights, vocabulary or
-    frozen backbone are not those the checkpoint was made with; on every rank of ``world`` if on one.
+    ``settings`` replaces those of the folder, e.g. to point ``data.root`` or the cache elsewhere. The system is on
+    the CPU (``to`` moves it) and in evaluation mode. Raises ``UserError`` when there is no run or no checkpoint, when
+    a setting of the run is unknown to this version, when a file is damaged, and when weights, vocabulary or frozen
+    backbone are not those the checkpoint was made with; on every rank of ``world`` if on one.
     """
-    exported = Path(path).is_file()
     with world.agreed():
-        folder = ExportedRun(path) if exported else RunFolder(path)
-        own = folder.settings()
-        vocabulary = folder.vocabulary()
+        run = ExportedRun(path) if Path(path).is_file() else RunFolder(path)
+        trained = run.settings()  # also where others are given: it says what is no run
+        settings = settings or trained
+        vocabulary = run.vocabulary()
         if vocabulary is None:
-            raise UserError(
-                f"run {folder.path} has no vocabulary.json: it was stopped before training; train it again."
-            )
-        found = folder.checkpoint() if isinstance(folder, ExportedRun) else find_checkpoint(folder, checkpoint)
-    assembled = assemble(settings or own, vocabulary, world=world)
+            raise UserError(f"run {run.path} has no vocabulary.json: it was stopped before training; train it again.")
+        stored = run.checkpoint() if isinstance(run, ExportedRun) else find_checkpoint(run, checkpoint)
+    system = replace(assemble(settings, vocabulary, world=world), path=run.path, checkpoint=stored)
     with world.agreed():
-        find.check_identity(found, assembled.identity)
-        load_state(assembled.composer, assembled.backbone, found.weights(), found.path)
-    assembled.composer.eval()
-    return Run(folder.path, settings or own, assembled, found)
+        find.check_identity(stored, system.identity)
+        load_state(system.composer, system.backbone, stored.weights(), stored.path)
+    system.composer.eval()
+    return system
+
+
+def _place(device: torch.device | str, precision: str) -> torch.device:
+    """``device`` as torch's; raises ``UserError`` for one that is not there or does not compute in ``precision``."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UserError(f"unknown device {device!r}: cpu, cuda, cuda:1 (and so on) or auto.") from None
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"no device {place}: torch sees {torch.cuda.device_count()} GPUs here; use `cpu` or `auto`.")
+    if place.type == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported():
+        raise UserError("evaluation.precision is `bf16`, but this GPU does not compute in it: set it to fp32.")
+    return place

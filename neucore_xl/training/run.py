@@ -13,11 +13,10 @@ import torch
 from rich.console import Console
 
 from neucore_xl.config.schema import Settings
-from neucore_xl.data.batches import Inputs
 from neucore_xl.data.datasets import open_from_settings
 from neucore_xl.data.settings import check_dataset
 from neucore_xl.data.triplets import Split
-from neucore_xl.encoding.collate import Collator
+from neucore_xl.encoding.scores import Scorer
 from neucore_xl.encoding.sentences import check_sequences
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.device import resolve_device
@@ -29,7 +28,7 @@ from neucore_xl.runs.checkpoints.checkpoint import Checkpoint
 from neucore_xl.runs.checkpoints.find import best, check_identity, latest
 from neucore_xl.runs.checkpoints.save import mark_best
 from neucore_xl.runs.folder import RunFolder
-from neucore_xl.runs.system import Assembled, assemble
+from neucore_xl.runs.system import System, assemble
 from neucore_xl.training.announce import announcement, start_lines, start_table
 from neucore_xl.training.engines.engine import Engine
 from neucore_xl.training.engines.strategy import Strategy, build_engine, choose_strategy
@@ -97,7 +96,7 @@ class _Opened:
     train_split: Split
     val_split: Split
     order: BatchOrder
-    assembled: Assembled
+    system: System
     found: Checkpoint | None
 
 
@@ -105,9 +104,7 @@ class _Opened:
 class _Built:
     """What the loop works with."""
 
-    inputs: Inputs
-    train_collator: Collator
-    val_collator: Collator
+    scorer: Scorer
     engine: Engine
 
 
@@ -126,37 +123,35 @@ def _open(settings: Settings, folder: RunFolder, together: Together, held: ExitS
         check_sequences(settings, [train_split, val_split])
         order = batch_order(train_split, settings)
         vocabulary = folder.vocabulary() if resumed else None
-    assembled = assemble(settings, vocabulary, world=world)
+    system = assemble(settings, vocabulary, world=world)
     if not resumed:
         _claim(folder, settings, world, held)
     if vocabulary is None:
-        world.on_main(lambda: folder.write_vocabulary(assembled.vocabulary))
+        world.on_main(lambda: folder.write_vocabulary(system.vocabulary))
     found = latest(folder.checkpoints, world)
     if found is not None:
         with world.agreed():
-            check_identity(found, assembled.identity)
+            check_identity(found, system.identity)
         if state_of(found).best_step == found.step:  # a kill may have come between the checkpoint and this mark
             world.on_main(lambda: mark_best(folder.checkpoints, found.step, found.metrics))
-    return _Opened(folder, share, train_split, val_split, order, assembled, found)
+    return _Opened(folder, share, train_split, val_split, order, system, found)
 
 
 def _build(settings: Settings, opened: _Opened, together: Together) -> _Built:
     """Features of frozen towers, and the engine with the state of the checkpoint."""
-    assembled, splits = opened.assembled, [opened.train_split, opened.val_split]
+    system, splits = opened.system, [opened.train_split, opened.val_split]
     # Before the engine: sharded towers cannot compute features.
-    facts = assembled.facts(splits)
-    inputs = assembled.inputs_for(splits, facts, without_gallery=[settings.data.train_split])
+    scorer = system.prepare(splits, without_gallery=[settings.data.train_split], device=together.device)
     engine = build_engine(
         together.strategy,
-        assembled.composer,
-        assembled.backbone,
+        system.composer,
+        system.backbone,
         settings.train,
         together.world,
         together.device,
         opened.found,
     )
-    train_collator, val_collator = (assembled.collator(inputs, facts, split) for split in splits)
-    return _Built(inputs, train_collator, val_collator, engine)
+    return _Built(scorer.through(engine.root, engine.device), engine)
 
 
 def _loop(
@@ -179,10 +174,8 @@ def _loop(
     hooks = _hooks(settings, opened, built, stopping, reasons)
     if world.many:
         hooks = hooks.marking(held.enter_context(Watchdog(world, settings.train.hang_minutes)).mark)
-    workers = workers_for(built.inputs, settings)
-    stream = training_stream(
-        opened.train_split, opened.order, built.train_collator, settings, state.step, workers, opened.share
-    )
+    collator, workers = built.scorer.collator(opened.train_split), workers_for(built.scorer.inputs, settings)
+    stream = training_stream(opened.train_split, opened.order, collator, settings, state.step, workers, opened.share)
     # Last before the loop: whether features were cached or computed must not change the dropout.
     restore_randomness(opened.found, settings.train, world)
     try:
@@ -200,17 +193,7 @@ def _hooks(settings: Settings, opened: _Opened, built: _Built, stopping: Stoppin
     engine, checkpoints, world = built.engine, opened.folder.checkpoints, built.engine.world
 
     def validate() -> Validation:
-        result = evaluate_split(
-            engine.composer,
-            built.inputs,
-            built.val_collator,
-            opened.val_split,
-            settings,
-            engine.device,
-            world=world,
-            forward=engine.root,
-        )
-        return headline(result)
+        return headline(evaluate_split(built.scorer, opened.val_split))
 
     def newest() -> Path | None:
         checkpoint = latest(checkpoints) if world.is_main else None
@@ -221,7 +204,7 @@ def _hooks(settings: Settings, opened: _Opened, built: _Built, stopping: Stoppin
         reasons.extend([reason] if reason else [])
         return reason
 
-    save = saver(checkpoints, engine, opened.assembled.identity, settings.train.keep_checkpoints)
+    save = saver(checkpoints, engine, opened.system.identity, settings.train.keep_checkpoints)
     return Hooks(validate, save, newest, stop)
 
 

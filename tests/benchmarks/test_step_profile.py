@@ -18,13 +18,12 @@ Tiny = Callable[..., Settings]
 
 def profile(settings: Settings) -> StepProfile:
     split = open_from_settings(settings.data, "train")
-    assembled = assemble(settings)
-    engine = PlainEngine(assembled.composer, assembled.backbone, settings.train)
-    facts = assembled.facts([split])
-    collator = assembled.collator(assembled.inputs_for([split], facts), facts, split)
+    system = assemble(settings)
+    engine = PlainEngine(system.composer, system.backbone, settings.train)
+    collator = system.prepare([split]).collator(split)
     stream = training_stream(split, batch_order(split, settings), collator, settings, 0, 0)
-    found = profile_steps(engine, assembled.backbone, stream, settings, steps=2, warmup=1)
-    assert "encode_images" not in vars(assembled.backbone)
+    found = profile_steps(engine, system.backbone, stream, settings, steps=2, warmup=1)
+    assert "encode_images" not in vars(system.backbone)
     return found
 
 

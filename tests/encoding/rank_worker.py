@@ -20,41 +20,37 @@ import torch
 from neucore_xl.config.load import load_file
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.datasets import open_from_settings
-from neucore_xl.encoding.scores import encode_gallery, encode_queries
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import World
-from neucore_xl.runs.system import Assembled, assemble
+from neucore_xl.runs.system import System, assemble
 from neucore_xl.training.validate import evaluate_split
 
 
-def disturbed(settings: Settings, world: World) -> Assembled:
+def disturbed(settings: Settings, world: World) -> System:
     """A system whose every trainable weight differs from its start, the same on all ranks."""
-    parts = assemble(settings, world=world)
+    system = assemble(settings, world=world)
     torch.manual_seed(3)
     with torch.no_grad():
-        for parameter in parts.composer.parameters():
+        for parameter in system.composer.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.2 * torch.randn_like(parameter))
-    return parts
+    return system
 
 
 def evaluated(
-    settings: Settings, world: World, wrap: Callable[[Assembled], Any] = lambda parts: None
+    settings: Settings, world: World, wrap: Callable[[System], Any] = lambda system: system.composer
 ) -> dict[str, Any]:
     """Metrics, ranks and features of the validation split; ``wrap`` gives the forward of an engine."""
-    parts = disturbed(settings, world)
+    system = disturbed(settings, world)
     split = open_from_settings(settings.data, "val")
-    facts = parts.facts([split])
-    inputs = parts.inputs_for([split], facts)
-    collator = parts.collator(inputs, facts, split)
-    forward = wrap(parts)
-    parts.composer.train()
-    size = settings.evaluation.batch_size
-    shared: dict[str, Any] = {"world": world, "forward": forward}
-    gallery = encode_gallery(parts.composer, inputs, split.galleries[""].names, size, "cpu", **shared)
-    queries = encode_queries(parts.composer, collator, split.triplets, size, "cpu", **shared)
-    result = evaluate_split(parts.composer, inputs, collator, split, settings, "cpu", **shared)
-    assert parts.composer.training
+    scorer = system.prepare([split])
+    scorer = scorer.through(wrap(system), torch.device("cpu"))
+    system.composer.train()
+    collator = scorer.collator(split)
+    gallery = scorer.encoder.gallery(scorer.inputs.images, split.galleries[""].names)
+    queries = scorer.encoder.queries(collator, split.triplets)
+    result = evaluate_split(scorer, split)
+    assert system.composer.training
     return {
         "metrics": dict(result.metrics),
         "per_query": {k: np.asarray(v) for k, v in result.per_query.items()},
@@ -72,10 +68,10 @@ def sharded(settings: Settings, world: World) -> dict[str, Any]:
     deepspeed.init_distributed("gloo")
     held = []
 
-    def wrap(parts: Assembled) -> Any:
-        trained = [p for p in parts.composer.parameters() if p.requires_grad]
+    def wrap(system: System) -> Any:
+        trained = [p for p in system.composer.parameters() if p.requires_grad]
         engine = deepspeed.initialize(
-            model=parts.composer,
+            model=system.composer,
             optimizer=torch.optim.AdamW(trained),
             config={
                 "train_micro_batch_size_per_gpu": 1,
@@ -90,7 +86,7 @@ def sharded(settings: Settings, world: World) -> dict[str, Any]:
                 },
             },
         )[0]
-        held.extend(p.numel() for p in parts.composer.parameters())
+        held.extend(p.numel() for p in system.composer.parameters())
         return engine
 
     return evaluated(settings, world, wrap) | {"whole": sum(held)}
@@ -98,13 +94,13 @@ def sharded(settings: Settings, world: World) -> dict[str, Any]:
 
 def filled(settings: Settings, world: World) -> dict[str, Any]:
     """Every feature that the cache holds after it was filled by all ranks, in the order of names."""
-    parts = assemble(settings, world=world)
+    system = assemble(settings, world=world)
     split = open_from_settings(settings.data, "val")
     counted: list[int] = []
     for tower in ("encode_images", "encode_texts"):
-        encode = getattr(parts.backbone, tower)
-        setattr(parts.backbone, tower, lambda x, encode=encode: (counted.append(len(x)), encode(x))[1])
-    inputs = parts.inputs_for([split])
+        encode = getattr(system.backbone, tower)
+        setattr(system.backbone, tower, lambda x, encode=encode: (counted.append(len(x)), encode(x))[1])
+    inputs = system.prepare([split]).inputs
     images = inputs.images(split.image_names)
     texts = inputs.texts([t.text for t in split.triplets])
     return {"tokens": images.tokens, "pooled": images.pooled, "words": texts.words, "counted": sum(counted)}  # type: ignore[union-attr]

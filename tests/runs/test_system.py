@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from neucore_xl.config.schema import Settings
+from neucore_xl.config.schema import EvaluationSettings, Settings
 from neucore_xl.data.datasets import open_from_settings
-from neucore_xl.encoding.scores import encode_gallery, encode_queries, score_chunks
+from neucore_xl.encoding.encoder import Encoder
 from neucore_xl.errors import UserError
 from neucore_xl.language.vocabulary import Vocabulary
 from neucore_xl.runs.checkpoints.weights import stored_state
 from neucore_xl.runs.folder import RunFolder
-from neucore_xl.runs.system import Assembled, Run, assemble, frozen_fingerprint, load_run
+from neucore_xl.runs.system import System, assemble, frozen_fingerprint, load_run
 from neucore_xl.training.optim import parameter_groups
 from tests.support.saving import save_weights
 
 Change = Callable[[Settings, dict], Settings]
 
 
-def begin(settings: Settings, path: Path) -> Assembled:
+def begin(settings: Settings, path: Path) -> System:
     """A run folder with a vocabulary and no checkpoint."""
     parts = assemble(settings)
     folder = RunFolder(path)
@@ -33,30 +34,29 @@ def begin(settings: Settings, path: Path) -> Assembled:
     return parts
 
 
-def store(parts: Assembled, path: Path, step: int, *, best: bool = False) -> None:
+def store(parts: System, path: Path, step: int, *, best: bool = False) -> None:
     state = stored_state(parts.composer, parts.backbone)
     save_weights(RunFolder(path).checkpoints, step, state, parts.identity, best=best, keep=9)
 
 
-def disturb(parts: Assembled, amount: float) -> None:
+def disturb(parts: System, amount: float) -> None:
     with torch.no_grad():
         for parameter in parts.composer.parameters():
             if parameter.requires_grad:
                 parameter.add_(amount * torch.randn_like(parameter))
 
 
-def scores(run: Run | Assembled, settings: Settings, *, chunk: int = 3) -> np.ndarray:
-    split = open_from_settings(settings.data, "val")
-    facts = run.facts([split])
-    inputs = run.inputs_for([split], facts)
-    composer = run.composer
-    targets = encode_gallery(composer, inputs, split.galleries[""].names, 4, "cpu")
-    queries = encode_queries(composer, run.collator(inputs, facts, split), split.triplets, 3, "cpu")
-    assert (queries.rows, targets.rows) == (4, 6)
-    found = list(score_chunks(composer, queries, targets, chunk))
-    assert [start for start, _ in found] == list(range(0, 4, chunk))
-    assert all(part.dtype == np.float32 for _, part in found)
-    return np.concatenate([part for _, part in found])
+def scores(system: System, *, batch_size: int = 4, chunk: int = 3) -> np.ndarray:
+    """All scores [4, 6] of the validation split, encoded and scored in chunks."""
+    split = open_from_settings(system.settings.data, "val")
+    options = system.settings.evaluation.model_copy(update={"batch_size": batch_size, "chunk": chunk})
+    system = replace(system, settings=system.settings.model_copy(update={"evaluation": options}))
+    chunks = list(system.scores(split)[""])
+    assert [start for start, _ in chunks] == list(range(0, 4, chunk))
+    assert all(part.dtype == np.float32 for _, part in chunks)
+    whole = np.concatenate([part for _, part in chunks])
+    assert whole.shape == (4, 6)
+    return whole
 
 
 @pytest.mark.parametrize("row", ["concat", "neucore-xl"])
@@ -72,35 +72,56 @@ def test_a_loaded_run_scores_like_the_one_that_was_saved(
     assert (run.settings, run.checkpoint.step) == (settings, 7)
     assert not run.composer.training
     parts.composer.eval()
-    expected = scores(parts, settings)
-    np.testing.assert_allclose(scores(run, settings), expected, rtol=0, atol=0)
-    np.testing.assert_allclose(scores(run, settings, chunk=4), expected, rtol=1e-5, atol=1e-6)
+    expected = scores(parts)
+    np.testing.assert_allclose(scores(run), expected, rtol=0, atol=0)
+    np.testing.assert_allclose(scores(run, batch_size=3, chunk=4), expected, rtol=1e-5, atol=1e-6)
     fresh = change(settings, {"train": {"cache_features": False}})
     pixels = load_run(tmp_path / "run", settings=fresh)
-    np.testing.assert_allclose(scores(pixels, fresh), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores(pixels), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_encoding_keeps_the_order_and_the_mode(settings: Settings) -> None:
-    parts = assemble(settings)
+    system = assemble(settings)
     split = open_from_settings(settings.data, "val")
-    facts = parts.facts([split])
-    inputs = parts.inputs_for([split], facts)
-    parts.composer.train()
-    names = split.galleries[""].names
-    forward = encode_gallery(parts.composer, inputs, names, 4, "cpu")
-    backward = encode_gallery(parts.composer, inputs, names[::-1], 2, "cpu")
-    assert parts.composer.training
+    scorer = system.prepare([split])
+    images, collator, names = scorer.inputs.images, scorer.collator(split), split.galleries[""].names
+
+    def encoder(size: int) -> Encoder:
+        return replace(scorer.encoder, options=EvaluationSettings(batch_size=size))
+
+    system.composer.train()
+    forward, backward = encoder(4).gallery(images, names), encoder(2).gallery(images, names[::-1])
+    assert system.composer.training
     for name, tensor in forward.items():
         torch.testing.assert_close(tensor, backward[name].flip(0))
         assert tensor.dtype == torch.float32
         assert not tensor.requires_grad
-    half = encode_gallery(parts.composer, inputs, names, 4, "cpu", bf16=True)
-    assert all(t.dtype == torch.float32 for t in half.values())
-    collate = parts.collator(inputs, facts, split)
-    queries = encode_queries(parts.composer, collate, split.triplets, 3, "cpu")
-    single = encode_queries(parts.composer, collate, split.triplets[2:3], 1, "cpu")
+    queries = encoder(3).queries(collator, split.triplets)
+    single = encoder(1).queries(collator, split.triplets[2:3])
     for name, tensor in single.items():
         torch.testing.assert_close(tensor[0], queries[name][2])
+
+
+def test_evaluation_in_bf16_is_close_and_fp32_is_the_default(settings: Settings, change: Change) -> None:
+    settings = change(settings, {"model": {"name": "neucore-xl"}})
+    system = assemble(settings)
+    disturb(system, 0.2)
+    split = open_from_settings(settings.data, "val")
+    halves: list[bool] = []
+    system.composer.register_forward_pre_hook(lambda *_: halves.append(torch.is_autocast_enabled("cpu")))
+    expected = scores(system)
+    assert halves
+    assert not any(halves)
+    halves.clear()
+    half = replace(system, settings=change(settings, {"evaluation": {"precision": "bf16"}}))
+    found = scores(half)
+    assert halves
+    assert all(halves)
+    assert found.dtype == np.float32
+    assert not np.array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, atol=0.05)
+    features = half.prepare([split]).encoder.gallery(half.prepare([split]).inputs.images, ["val-0"])
+    assert all(t.dtype == torch.float32 for t in features.values())
 
 
 def test_assembling_twice_gives_the_same_weights_and_leaves_the_random_state(
@@ -140,6 +161,8 @@ def test_a_run_without_parts_is_refused(settings: Settings, tmp_path: Path) -> N
     path = tmp_path / "run"
     with pytest.raises(UserError, match="no run folder"):
         load_run(path)
+    with pytest.raises(UserError, match="no run folder"):
+        load_run(path, settings=settings)
     with RunFolder(path).claim(settings):
         pass
     with pytest.raises(UserError, match=r"no vocabulary\.json"):
@@ -190,7 +213,7 @@ def test_partly_trained_towers_are_stored_and_known_again(settings: Settings, ch
     store(parts, path, 1)
     run = load_run(path)
     for name, tensor in parts.backbone.state_dict().items():
-        assert torch.equal(tensor, run.assembled.backbone.state_dict()[name]), name
+        assert torch.equal(tensor, run.backbone.state_dict()[name]), name
     stored = run.checkpoint.weights()
     assert any("visual" in name for name in stored)
     assert not any("token_embedding" in name for name in stored)
@@ -213,7 +236,7 @@ def test_adapters_are_stored_without_their_towers_and_known_again(
     store(parts, path, 1)
     run = load_run(path)
     assert {n for n in run.checkpoint.weights() if n.startswith("backbone.")} == adapters
-    np.testing.assert_array_equal(scores(run, settings), scores(parts, settings))
+    np.testing.assert_array_equal(scores(run), scores(parts))
     with pytest.raises(UserError, match="checkpoint of another model"):
         load_run(path, settings=change(settings, {"backbone": {"lora": {"rank": 3}}}))
 

@@ -19,13 +19,13 @@ from neucore_xl.errors import UserError
 from neucore_xl.runs.checkpoints.export import ExportedRun
 from neucore_xl.runs.checkpoints.weights import stored_state
 from neucore_xl.runs.folder import RunFolder
-from neucore_xl.runs.system import Assembled, assemble, load_run
+from neucore_xl.runs.system import System, assemble, load_run
 from tests.support.saving import save_weights
 
 Change = Callable[[Settings, dict[str, dict[str, Any]]], Settings]
 
 
-def trained(settings: Settings, path: Path) -> Assembled:
+def trained(settings: Settings, path: Path) -> System:
     """A run whose trained parameters are not those it was built with."""
     parts = assemble(settings)
     with RunFolder(path).claim(settings):
@@ -62,10 +62,12 @@ def test_an_exported_file_loads_as_the_run_does(partly_frozen: Settings, tmp_pat
     parts = trained(partly_frozen, tmp_path / "run")
     out = tmp_path / "model.safetensors"
     assert command("export", str(tmp_path / "run"), "--out", str(out)) == 0
+    fingerprint = load_run(tmp_path / "run").fingerprint
     shutil.rmtree(tmp_path / "run")
     run = load_run(out)
+    assert run.fingerprint == fingerprint, "a gallery of the one can be searched with the other"
     assert (run.settings, run.checkpoint.step, dict(run.checkpoint.metrics)) == (partly_frozen, 7, {"mean": 12.5})
-    assert run.assembled.vocabulary == parts.vocabulary
+    assert run.vocabulary == parts.vocabulary
     expected = parts.composer.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in run.composer.state_dict().items())
 
