@@ -10,7 +10,7 @@ from neucore_xl.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    p = parser(__doc__ or "", "python eval/cirr.py --run runs/xl --data data/cirr --split val --out runs/xl/val")
+    p = parser(__doc__ or "", "python eval/cirr.py --run-dir runs/xl --data data/cirr --split val --out runs/xl/val")
     p.add_argument("--split", default="val", help="val, or test1, whose labels are hidden (default: val)")
     p.add_argument("--labels", choices=("hard", "soft"), help="labels that count as found (default: hard)")
     options = p.parse_args(arguments)

@@ -13,7 +13,7 @@ from scores import context, guarded, meet, open_run, parser, settings_of
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    p = parser(__doc__ or "", "python eval/fashion_iq.py --run runs/xl --data data/fashion-iq --out runs/xl/val")
+    p = parser(__doc__ or "", "python eval/fashion_iq.py --run-dir runs/xl --data data/fashion-iq --out runs/xl/val")
     p.add_argument("--split", default="val", help="a labelled split (default: val)")
     p.add_argument("--gallery", choices=("original", "val"), help="all images of the split, or those of its pairs")
     p.add_argument("--reference", choices=("keep", "drop"), help="leave the reference in the ranking, or take it out")

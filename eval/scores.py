@@ -22,7 +22,9 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description=description, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--run", required=True, type=Path, help="run folder of `train --run`, or an exported file")
+    p.add_argument(
+        "--run", "--run-dir", required=True, type=Path, help="run folder of `train --run-dir`, or an exported file"
+    )
     p.add_argument("--data", required=True, type=Path, metavar="ROOT", help="folder with captions/ and image_splits/")
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the figures are written")
     p.add_argument("--checkpoint", default="best", help="best, last or a step number (default: best)")
@@ -65,7 +67,7 @@ def settings_of(arguments: argparse.Namespace, dataset: str) -> Settings:
 
     config = arguments.run / "config.yaml"
     if not config.is_file() and not arguments.run.is_file():
-        raise UserError(f"{arguments.run} is no run folder (it has no config.yaml): give the --run of its training")
+        raise UserError(f"{arguments.run} is no run folder (it has no config.yaml): give the --run-dir of its training")
     # an evaluation may run on another number of processes than the training did
     overrides = [f"data.name={dataset}", f"train.device={arguments.device}", "train.world_size=null"]
     overrides += arguments.overrides

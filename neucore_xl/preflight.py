@@ -1,4 +1,4 @@
-"""``python -m neucore_xl.preflight RECIPE --run DIR [key=value …]``: would the training job of these words run here?
+"""``python -m neucore_xl.preflight RECIPE --run-dir DIR [key=value …]``: would the job of these words run here?
 
 Started as training is (srun, torchrun, accelerate, or alone). Every node looks at its GPUs, the annotations and
 pictures, the run folder and the disk; all ranks add a number up together; then the settings are held against the
@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Check; returns the exit code. Wrong settings are one sentence on standard error."""
     parser = argparse.ArgumentParser(prog="python -m neucore_xl.preflight", description="Check what a job needs.")
     parser.add_argument("recipe", help="name of a recipe, or path to a YAML file")
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder of the job; not created")
+    parser.add_argument(
+        "--run", "--run-dir", type=Path, required=True, metavar="DIR", help="run folder of the job; not created"
+    )
     parser.add_argument("--free-gib", type=float, default=5.0, help="least free disk for run and cache (default: 5)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the recipe")
     options = parser.parse_intermixed_args(arguments)
@@ -253,7 +255,7 @@ def _seeing(folder: Path, token: str) -> Callable[[], str]:
 
     def see() -> str:
         if not (folder / token).exists():
-            raise UserError(f"{folder} is not the folder that rank 0 writes to: --run must lie on a shared disk")
+            raise UserError(f"{folder} is not the folder that rank 0 writes to: --run-dir must lie on a shared disk")
         return f"{folder} is shared"
 
     return see

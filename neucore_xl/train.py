@@ -1,4 +1,4 @@
-"""``python -m neucore_xl.train RECIPE --run DIR [key=value …]``: the same as ``neucore-xl train``, for launchers.
+"""``python -m neucore_xl.train RECIPE --run-dir DIR [key=value …]``: the same as ``neucore-xl train``, for launchers.
 
 Any launcher will do: ``python``, ``torchrun``, ``accelerate launch``, ``deepspeed`` or ``srun``.
 """
@@ -23,14 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m neucore_xl.train", description="Train a model, or go on training it."
     )
     parser.add_argument("recipe", help="name of a recipe, or path to a YAML file")
-    parser.add_argument("--run", type=Path, metavar="DIR", help="run folder; one that exists is resumed")
+    # Two names: launchers take "--run" on their own command line for a short form of options of theirs.
+    parser.add_argument("--run", "--run-dir", type=Path, metavar="DIR", help="run folder; one that exists is resumed")
     parser.add_argument("--dry-run", action="store_true", help="print settings, shapes and plan; nothing is trained")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the recipe")
     # deepspeed's launcher adds this to every command; the environment says the same
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
     if options.run is None and not options.dry_run:
-        parser.error("--run DIR is missing")
+        parser.error("--run-dir DIR is missing")
     try:
         from neucore_xl.data.settings import job_settings
 

@@ -36,7 +36,7 @@ set_command() {
   case ${NEUCORE_LAUNCHER:-srun} in
     srun) command=("$python" "$@") ;;
     torchrun)
-      # "--" because torchrun takes --run of the program for a short form of options of its own
+      # "--" because torchrun takes --run (not --run-dir) of the program for a short form of options of its own
       if [[ $1 == -m ]]; then set -- -m -- "${@:2}"; else set -- -- "$@"; fi
       command=("$python" -m torch.distributed.run --nnodes="$nodes" --nproc-per-node="$ranks" --max-restarts=0
         --node-rank="$SLURM_NODEID" --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" "$@")

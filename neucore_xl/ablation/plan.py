@@ -37,7 +37,7 @@ class PlannedRun:
 
     def command(self, recipe: str) -> str:
         """The same training as a command of its own, for a cluster: its run folder is then found finished."""
-        return shlex.join(["neucore-xl", "train", recipe, *self.overrides, "--run", str(self.path)])
+        return shlex.join(["neucore-xl", "train", recipe, *self.overrides, "--run-dir", str(self.path)])
 
 
 def variants(vary: Sequence[str]) -> list[Variant]:

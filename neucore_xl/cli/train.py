@@ -20,7 +20,8 @@ def train(
     recipe: Recipe,
     overrides: Overrides = None,
     run: Annotated[
-        Path | None, typer.Option("--run", help="Run folder: created, or resumed from its last checkpoint.")
+        Path | None,
+        typer.Option("--run", "--run-dir", help="Run folder: created, or resumed from its last checkpoint."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print settings, shapes and plan; needs no run folder, data or weights.")
@@ -46,7 +47,7 @@ def train(
         rehearse(settings, cluster, Console(), recipe=recipe, overrides=overrides or [])
         return
     if run is None:
-        raise UserError("train needs a run folder: add --run DIR, or --dry-run to see what would run.")
+        raise UserError("train needs a run folder: add --run-dir DIR, or --dry-run to see what would run.")
 
     from neucore_xl.training.job import run_job
 

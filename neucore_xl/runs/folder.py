@@ -79,7 +79,7 @@ class RunFolder:
                     stack.enter_context(files.locked(self.path / ".lock", wait=False))
                 except filelock.Timeout:
                     raise UserError(
-                        f"run folder {self.path} is in use{self._owner()}: wait for it, or give another --run."
+                        f"run folder {self.path} is in use{self._owner()}: wait for it, or give another --run-dir."
                     ) from None
             owner = self.path / ".owner.json"
             stack.callback(owner.unlink, missing_ok=True)
@@ -99,19 +99,19 @@ class RunFolder:
         refused = [c for c in changed if c[0] not in MAY_DIFFER]
         if refused:
             listed = "; ".join(f"{key} was {old}, now {new}" for key, old, new in refused)
-            raise UserError(f"run folder {self.path} is of another config ({listed}): give another --run.")
+            raise UserError(f"run folder {self.path} is of another config ({listed}): give another --run-dir.")
         now = describe(settings, command)
         environment = self.environment()
         before, after = environment.get("data", {}).get("fingerprint"), now["data"]["fingerprint"]
         if before != after:
             raise UserError(
                 f"the annotations under {settings.data.root} are not those that run {self.path} was begun with: "
-                "restore them, or give another --run."
+                "restore them, or give another --run-dir."
             )
         if _contents(environment) != _contents(now):
             raise UserError(
                 f"the sequence files are not those that run {self.path} was begun with: restore them, or give another "
-                "--run."
+                "--run-dir."
             )
         now["changed"] = {key: {"old": old, "new": new} for key, old, new in changed}
         environment.setdefault("resumed", []).append(now)
@@ -124,7 +124,7 @@ class RunFolder:
         strangers = [n for n in names if n not in EARLY and not n.startswith(files.TEMPORARY)]
         if strangers:
             raise UserError(
-                f"{self.path} is not empty and not a run folder (it holds {strangers[0]}): give another --run."
+                f"{self.path} is not empty and not a run folder (it holds {strangers[0]}): give another --run-dir."
             )
 
     def _owner(self) -> str:
@@ -137,7 +137,7 @@ class RunFolder:
     def settings(self) -> Settings:
         """The resolved settings; raises ``UserError`` when this is no run folder, or a setting is unknown here."""
         if not self.path.is_dir():
-            raise UserError(f"no run folder at {self.path}: give the folder that was --run when it was trained.")
+            raise UserError(f"no run folder at {self.path}: give the folder that was --run-dir when it was trained.")
         if not self.exists:
             raise UserError(f"{self.path} is not a run folder (it has no config.yaml).")
         begun, here = (self.environment().get("packages") or {}).get("neucore-xl"), version_of("neucore-xl")

@@ -96,7 +96,7 @@ class Plan:
             kept.append(f"train.deepspeed={file or 'null'}")
         name = Path(self.recipe).stem
         words = ["sbatch", f"--nodes={self.cluster.nodes}", f"--gpus-per-node={self.cluster.gpus}"]
-        return " ".join([*words, "slurm/train.sbatch", self.recipe, "--run", f"runs/{name}", *kept])
+        return " ".join([*words, "slurm/train.sbatch", self.recipe, "--run-dir", f"runs/{name}", *kept])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, bytes throughout, for ``--json``."""

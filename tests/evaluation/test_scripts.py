@@ -150,10 +150,10 @@ def test_two_processes_write_the_figures_of_one(trained, tmp_path, monkeypatch):
     layout, data, ours, _ = trained
     name = "cirr" if layout == "cirr" else "fashion_iq"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads would cut the sums otherwise
-    options = ("--run", ours, "--data", data, "--batch-size", 16, "train.cache_features=false")
+    options = ("--run-dir", ours, "--data", data, "--batch-size", 16, "train.cache_features=false")
     one = script(name, *options, "--out", tmp_path / "one")
     assert one.returncode == 0, one.stderr
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, REPOSITORY / "eval" / f"{name}.py", *options, "--out", tmp_path / "two"]
     two = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=600, check=False)
     assert two.returncode == 0, two.stderr

@@ -104,7 +104,8 @@ def test_the_strategy_with_the_least_communication_that_fits_is_recommended(tiny
     assert roomy.recommended is not None
     assert roomy.recommended.strategy == "ddp"
     assert (
-        roomy.command == "sbatch --nodes=2 --gpus-per-node=8 slurm/train.sbatch recipe --run runs/recipe train.lr=1e-4"
+        roomy.command
+        == "sbatch --nodes=2 --gpus-per-node=8 slurm/train.sbatch recipe --run-dir runs/recipe train.lr=1e-4"
     )
 
 
@@ -192,7 +193,7 @@ def test_the_commands_plan_and_dry_run(
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         assert ended.value.code == code, arguments
-    assert "add --run DIR" in capsys.readouterr().err
+    assert "add --run-dir DIR" in capsys.readouterr().err
     found = json.loads((tmp_path / "plan.json").read_text())
     assert found["recommended"] == "ddp"
     assert found["rows"][0]["total"] > 0
