@@ -34,19 +34,17 @@ def build_planner(
     language: LanguageSettings,
     max_steps: int,
     cache_dir: Path | None = None,
-    model: str | Path | None = None,
 ) -> Planner:
-    """The planner called ``name``, for those that need no more than a model's name; raises ``UserError`` for others.
+    """The planner called ``name``, for those that need no options of their own; raises ``UserError`` for others.
 
-    ``model``: the sentence encoder of ``clauses-encoder``. A language model has options of its own and is put
-    together where they are known (``neucore_xl.language.llm``).
+    A language model is put together where its options are known (``neucore_xl.language.llm``).
     """
     if name == "clauses":
         return ClausePlanner(language, max_steps, cache_dir=cache_dir)
     if name == "clauses-encoder":
         from neucore_xl.language.planners.encoder import EncoderPlanner
 
-        return EncoderPlanner(language, max_steps, model, cache_dir)
+        return EncoderPlanner(language, max_steps, cache_dir=cache_dir)
     raise UserError(f"unknown planner {name!r}; known are {', '.join(PLANNERS)}")
 
 

@@ -26,12 +26,6 @@ def unit_variance(x: Tensor) -> Tensor:
     return l2(x) * x.shape[-1] ** 0.5
 
 
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``x [B, K, d]`` over the entries where ``mask [B, K]`` is true: ``[B, d]``, zero where there are none."""
-    weight = mask.to(x.dtype)
-    return torch.einsum("bkd,bk->bd", x, weight) / weight.sum(1, keepdim=True).clamp_min(1.0)
-
-
 def zeros(linear: nn.Linear) -> nn.Linear:
     """``linear`` with weights and bias at 0: its output is exactly 0 until trained, its own gradient is not."""
     nn.init.zeros_(linear.weight)

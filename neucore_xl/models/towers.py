@@ -29,7 +29,6 @@ from neucore_xl.config.schema import BackboneSettings
 from neucore_xl.errors import UserError, did_you_mean, nearest
 
 LOCAL_DIR = "local-dir:"
-HUB = "hf-hub:"
 Triple = tuple[float, float, float]
 WEIGHT_FILES = (".pt", ".pth", ".bin", ".safetensors", ".npz")
 

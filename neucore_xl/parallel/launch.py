@@ -39,10 +39,6 @@ class Launch:
     nodes: int = 1
     master_addr: str | None = None
     master_port: int | None = None
-    accelerate_deepspeed: bool = False  # `accelerate launch` was asked for DeepSpeed …
-    accelerate_config: Path | None = None  # … with this DeepSpeed JSON
-    accelerate_zero_stage: int | None = None  # … or with this stage
-    accelerate_cpu: bool = False  # ACCELERATE_USE_CPU: accelerate was told to stay off the GPUs
     gpus_on_node: int | None = None  # counted by Slurm
     doubt: str | None = None  # why the number of processes cannot be what was meant
 
@@ -253,15 +249,6 @@ _NODES_OPTION = {"torchrun": "--nnodes", "accelerate": "--num_machines", "deepsp
 
 
 def _with_accelerate(launch: Launch, environ: Mapping[str, str], ancestors: Sequence[Sequence[str]] | None) -> Launch:
-    config = environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
-    stage = environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
-    launch = replace(
-        launch,
-        accelerate_deepspeed=_true(environ.get("ACCELERATE_USE_DEEPSPEED")) or bool(config),
-        accelerate_config=Path(config) if config else None,
-        accelerate_zero_stage=int(stage) if stage and stage.isdigit() else None,
-        accelerate_cpu=_true(environ.get("ACCELERATE_USE_CPU")),
-    )
     if "ACCELERATE_MIXED_PRECISION" not in environ:  # the one variable that every kind of `accelerate launch` sets
         return launch
     if launch.launcher != "slurm":
@@ -322,10 +309,6 @@ def _command_lines() -> list[list[str]]:
 
 
 # ---------------------------------------------------------------- values
-
-
-def _true(text: str | None) -> bool:
-    return (text or "").strip().lower() in ("1", "true", "yes", "y", "on", "t")
 
 
 def _number(environ: Mapping[str, str], name: str, least: int = 0) -> int:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from neucore_xl.errors import UserError
 from neucore_xl.models.alignment import AttentionPool, ConceptScores, Exchange
 from neucore_xl.models.fusion import LearnedSequence, MixedFusion, ModulatedNorm, PlannedSequence, ProgressiveFusion
-from neucore_xl.models.layers import Attention, Temperature, masked_mean
+from neucore_xl.models.layers import Attention, Temperature
 
 
 def test_every_position_of_the_exchange_is_its_own() -> None:
@@ -189,12 +189,3 @@ def test_a_temperature_beyond_its_bound_is_read_as_the_bound_and_comes_back() ->
     (-2 * below()).sum().backward()
     assert below.theta.grad is not None
     assert below.theta.grad.item() == -2
-
-
-def test_the_masked_mean_of_nothing_is_zero() -> None:
-    x = torch.randn(2, 3, 4)
-    mask = torch.tensor([[1, 0, 1], [0, 0, 0]], dtype=torch.bool)
-    out = masked_mean(x, mask)
-    torch.testing.assert_close(out[0], (x[0, 0] + x[0, 2]) / 2)
-    assert (out[1] == 0).all()
-    assert (masked_mean(x[:, :0], mask[:, :0]) == 0).all()

@@ -147,17 +147,6 @@ def test_one_process_of_accelerate_is_one_process_even_where_the_batch_script_ex
     check(launch, None, "cpu")
 
 
-def test_what_accelerate_was_asked_for_is_known():
-    asked = recorded("accelerate --use_deepspeed --zero_stage 3")
-    assert asked.accelerate_deepspeed
-    assert asked.accelerate_zero_stage == 3
-    assert asked.accelerate_config is None
-    with_file = recorded("accelerate --use_deepspeed --zero_stage 3", ACCELERATE_DEEPSPEED_CONFIG_FILE="zero2.json")
-    assert with_file.accelerate_config == Path("zero2.json")
-    assert not recorded("accelerate --multi_gpu --num_processes 2").accelerate_deepspeed
-    assert recorded("torchrun", ACCELERATE_USE_CPU="true").accelerate_cpu
-
-
 def test_the_address_of_a_step_is_its_first_node_unless_one_is_given():
     assert recorded("srun").master_addr == "node1"
     assert recorded("srun", MASTER_ADDR="ib-node1", MASTER_PORT="1234").master_addr == "ib-node1"

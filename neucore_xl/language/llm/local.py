@@ -36,7 +36,6 @@ class LocalWriter:
         max_steps: longest sequence that the grammar admits.
         max_new_tokens: an answer longer than this is cut short, and fails.
         language: the spaCy pipeline whose lemmas are the concepts that the grammar admits.
-        require_chat: refuse a model without a chat template instead of asking in plain text.
         share_prefix: compute what all sentences share of the prompt once, and not once per sentence.
 
     Raises ``UserError`` for a model that cannot be loaded or cannot be held to a grammar.
@@ -54,7 +53,6 @@ class LocalWriter:
         max_steps: int = 6,
         max_new_tokens: int = 256,
         language: LanguageSettings | None = None,
-        require_chat: bool = False,
         share_prefix: bool = True,
     ) -> None:
         from neucore_xl.language.llm.constrain import Vocabulary
@@ -73,8 +71,6 @@ class LocalWriter:
         self.max_steps = max_steps
         self.max_new_tokens = max_new_tokens
         self.chat = bool(getattr(self.loaded.tokenizer, "chat_template", None)) and not self.loaded.encoder_decoder
-        if require_chat and not self.chat:
-            raise UserError(f"{self.loaded.name} has no chat template: take a chat model, or do without --chat")
         self._halved = False
         self._tokenizer = self.loaded.tokenizer
         self._ends = _end_tokens(self.loaded)

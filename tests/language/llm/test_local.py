@@ -171,8 +171,6 @@ def test_a_model_without_a_chat_template_is_asked_in_plain_text(llama_folder: Pa
     writer = LocalWriter(loaded, prompt=prompt, max_steps=1, max_new_tokens=200)
     assert writer.identity["decoding"]["chat"] is False
     assert answers_of(writer, PLAIN[:1])[PLAIN[0]].failure is None
-    with pytest.raises(UserError, match="no chat template"):
-        LocalWriter(loaded, prompt=prompt, require_chat=True)
 
 
 def test_a_template_without_a_system_turn(llama_folder: Path, prompt: Prompt) -> None:
