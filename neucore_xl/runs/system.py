@@ -28,6 +28,7 @@ from neucore_xl.models.composer import Composer
 from neucore_xl.models.lora import is_adapter
 from neucore_xl.models.registry import build_composer
 from neucore_xl.models.towers import parameters_hash
+from neucore_xl.parallel.device import resolve_device
 from neucore_xl.parallel.world import ALONE, World
 from neucore_xl.runs.checkpoints import find
 from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Identity
@@ -104,7 +105,7 @@ class System:
 
         Raises ``UserError`` for a device that is not there or whose name is unknown.
         """
-        place = _place(device, self.settings.evaluation.precision)
+        place = resolve_device(device, self.settings.evaluation.precision, precision_key="evaluation.precision")
         self.composer.to(place)
         self.backbone.to(place)
         return self
@@ -259,18 +260,3 @@ def load_run(
         load_state(system.composer, system.backbone, stored.weights(), stored.path)
     system.composer.eval()
     return system
-
-
-def _place(device: torch.device | str, precision: str) -> torch.device:
-    """``device`` as torch's; raises ``UserError`` for one that is not there or does not compute in ``precision``."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise UserError(f"unknown device {device!r}: cpu, cuda, cuda:1 (and so on) or auto.") from None
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"no device {place}: torch sees {torch.cuda.device_count()} GPUs here; use `cpu` or `auto`.")
-    if place.type == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported():
-        raise UserError("evaluation.precision is `bf16`, but this GPU does not compute in it: set it to fp32.")
-    return place

@@ -158,7 +158,7 @@ def test_a_device_that_is_not_there(system: System) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a GPU")
 def test_a_gpu_that_is_not_there(system: System) -> None:
-    with pytest.raises(UserError, match=r"no device cuda: torch sees 0 GPUs here; use `cpu` or `auto`"):
+    with pytest.raises(UserError, match=r"no device cuda: torch sees no GPU here; use `cpu` or `auto`"):
         system.to("cuda")
 
 
