@@ -13,10 +13,10 @@ import pytest
 
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.datasets import open_from_settings
-from neucore_xl.runs.checkpoints.checkpoint import stored_state
-from neucore_xl.runs.checkpoints.save import save
+from neucore_xl.runs.checkpoints.weights import stored_state
 from neucore_xl.runs.folder import RunFolder
 from neucore_xl.runs.system import assemble
+from tests.support.saving import save_weights
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "python.md"
 
@@ -34,7 +34,7 @@ def place(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with folder.claim(settings):
         folder.write_vocabulary(system.vocabulary)
     state = stored_state(system.composer, system.backbone)
-    save(folder.checkpoints, 1, weights=state, extra={}, identity=system.identity, best=True, keep=1)
+    save_weights(folder.checkpoints, 1, state, system.identity, best=True)
     monkeypatch.chdir(place)
     return place
 
