@@ -20,7 +20,7 @@ settings.register_profile(
 settings.load_profile("house")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-pytest_plugins = ["tests.support.small_cirr", "tests.support.tiny_runs", "tests.support.towers"]
+pytest_plugins = ["tests.support.forks", "tests.support.small_cirr", "tests.support.tiny_runs", "tests.support.towers"]
 
 
 @pytest.fixture(scope="session")

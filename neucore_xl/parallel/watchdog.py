@@ -105,7 +105,7 @@ class Watchdog:
             return
         self._publish(age)
         if self._store.check(["ended"]):
-            self._end(None)
+            self._end_as_reported()
         # Everybody's marks are read by rank 0; by the others only if rank 0 has failed to act on them.
         late = age >= self._limit + 4 * self._pause
         if not (self._world.is_main or late):
@@ -174,6 +174,11 @@ class Watchdog:
             self._store.set("ended", "1")
         else:
             time.sleep(2)  # whoever ends first may take the launcher, and with it the report, down
+        self._end_as_reported()
+
+    def _end_as_reported(self) -> NoReturn:
+        if self._world.is_main:
+            time.sleep(2 * self._pause)  # the store ends with this process: the others read of the end there first
         self._end(None)
 
     def _end(self, text: str | None) -> NoReturn:

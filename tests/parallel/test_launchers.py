@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import WORKER, Ended, Spawn, ended, free_port
+from tests.support.forks import free_port
+
+from .conftest import WORKER, Ended, Spawn, ended
 
 pytestmark = pytest.mark.slow
 

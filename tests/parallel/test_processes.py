@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from neucore_xl.errors import REQUEUE, STOPPED
 
-from .conftest import WORKER, Spawn, ended
+from tests.support.forks import Fork, Forks, clean_environment
+
+from .conftest import WORKER, Ranks, ended
 
 pytestmark = pytest.mark.slow
-
-Ranks = Callable[..., "list[subprocess.Popen[str]]"]
 
 
 def test_processes_that_meet_know_their_number(ranks: Ranks):
@@ -28,8 +25,15 @@ def test_processes_that_meet_know_their_number(ranks: Ranks):
     assert results[1].out == ""
 
 
-def test_one_process_can_have_a_group_of_its_own(spawn: Spawn, tmp_path: Path):
-    result = ended(spawn([sys.executable, str(WORKER), str(tmp_path), "nothing"], GROUP="1"))
+def alone(forks: Forks, run: Path, task: str, **settings: str) -> Fork:
+    """A worker that nothing has told of others."""
+    (run / "err").touch()
+    environment = clean_environment(**settings)
+    return forks.start([WORKER, run, task], environment=environment, out=run / "out", err=run / "err")
+
+
+def test_one_process_can_have_a_group_of_its_own(forks: Forks, tmp_path: Path):
+    result = ended(alone(forks, tmp_path, "nothing", GROUP="1"))
     assert result.code == 0, result.err
     assert "world size  1" in result.out.splitlines()
 
@@ -60,8 +64,8 @@ def test_a_rank_that_no_longer_breathes_is_named(ranks: Ranks):
     stopped.kill()
 
 
-def test_a_single_process_that_hangs_ends_too(spawn: Spawn, tmp_path: Path):
-    result = ended(spawn([sys.executable, str(WORKER), str(tmp_path), "hang"], HANG="0.05"))
+def test_a_single_process_that_hangs_ends_too(forks: Forks, tmp_path: Path):
+    result = ended(alone(forks, tmp_path, "hang", HANG="0.05"))
     assert result.code == 1
     assert "hang: no rank has made progress for 3 s" in result.err
 
@@ -89,11 +93,11 @@ def test_a_stop_file_stops_all_ranks_and_is_gone(ranks: Ranks, tmp_path: Path):
 
 
 def test_processes_that_do_not_come_are_named_to_those_that_did(ranks: Ranks):
-    results = [ended(process) for process in ranks(4, "nothing", numbers=[0, 3], MEET="1")]
+    results = [ended(process) for process in ranks(4, "nothing", numbers=[0, 3], MEET="0.2")]
     for result in results:
         assert result.code == 1
         assert re.fullmatch(
-            r"error: Only 2 of 4 processes met at 127\.0\.0\.1:\d+ within 1 minutes, rank 1, 2 did not come: .*\n",
+            r"error: Only 2 of 4 processes met at 127\.0\.0\.1:\d+ within 0\.2 minutes, rank 1, 2 did not come: .*\n",
             result.err,
         )
 

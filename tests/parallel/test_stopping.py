@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from neucore_xl.errors import REQUEUE, STOPPED
 from neucore_xl.parallel.stopping import Stopping, StopSignals
 from neucore_xl.parallel.world import World
+from tests.support.forks import Forks
 
 ALONE = World()
 
@@ -53,7 +52,7 @@ def test_two_terminations_together_are_one_because_slurm_and_torchrun_both_send_
 
 
 @pytest.mark.slow
-def test_a_second_termination_later_acts_at_once():
+def test_a_second_termination_later_acts_at_once(forks: Forks, tmp_path: Path):
     script = """
 import signal, time
 from neucore_xl.parallel import stopping
@@ -65,9 +64,10 @@ with stopping.StopSignals():
     signal.raise_signal(signal.SIGTERM)
     print("still there", flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
-    assert done.stdout == "noted\n"
-    assert done.returncode == -signal.SIGTERM
+    (tmp_path / "terminated.py").write_text(script)
+    process = forks.start([tmp_path / "terminated.py"])
+    assert process.wait() == -signal.SIGTERM
+    assert process.said() == "noted\n"
 
 
 def test_a_stop_file_is_obeyed_once_and_then_gone(tmp_path: Path):

@@ -1,7 +1,8 @@
 """A job as small as one can be: it meets the others, counts steps, and does to itself what a test asks for.
 
 ``python worker.py RUN_DIR TASK``, TASK being what the last rank does at step 3: ``nothing``, ``hang``, or the name of
-a signal that it sends itself. What is printed and returned is what a training job prints and returns.
+a signal that it sends itself. What is printed and returned is what a training job prints and returns; it prints it by
+itself, since the training's own code takes seconds to import.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from neucore_xl.parallel.start import start, stop
 from neucore_xl.parallel.stopping import Reason, Stopping, StopSignals
 from neucore_xl.parallel.watchdog import Watchdog, lost_peers
 from neucore_xl.parallel.world import World
-from neucore_xl.training.announce import start_table
 
 
 def work(run: Path, task: str) -> int:
@@ -26,7 +26,7 @@ def work(run: Path, task: str) -> int:
     check(launch, int(os.environ["EXPECT"]) if "EXPECT" in os.environ else None, os.environ.get("DEVICE", "cpu"))
     world = start(launch, "cpu", group="GROUP" in os.environ, timeout_minutes=float(os.environ.get("MEET", 5)))
     if world.is_main:
-        print(start_table([("launcher", launch.launcher), ("world size", world.world_size), ("nodes", launch.nodes)]))
+        print(f"launcher    {launch.launcher}\nworld size  {world.world_size}\nnodes       {launch.nodes}")
     assert world.gather(world.rank) == list(range(launch.world_size))
     try:
         reason = steps(world, run, task)
