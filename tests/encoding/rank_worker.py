@@ -1,4 +1,4 @@
-"""One of several processes that evaluate together: ``rank_worker.py OUT RANK WORLD``.
+"""One of several processes that evaluate together: ``rank_worker.py OUT``.
 
 Reads settings by case from ``OUT/<case>.yaml`` and writes what it found to ``OUT/rank-<n>.pt``, by case. The tests run
 the same cases in one process by calling ``CASES``.
@@ -135,14 +135,12 @@ CASES: dict[str, Callable[[Settings, World], dict[str, Any]]] = {
 }
 
 
-def main(out: str, rank: str, world_size: str) -> None:
+def main(out: str) -> None:
     faulthandler.dump_traceback_later(300, repeat=True)
     torch.set_num_threads(1)
-    world = World(int(rank), int(world_size), int(rank), host=f"node-{rank}")
-    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world_size, DS_ACCELERATOR="cpu")
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{out}/rendezvous", rank=world.rank, world_size=world.world_size
-    )
+    rank = int(os.environ["RANK"])
+    world = World(rank, int(os.environ["WORLD_SIZE"]), rank, host=f"node-{rank}")
+    torch.distributed.init_process_group("gloo")
     found = {}
     for case, function in CASES.items():
         if (settings := Path(out) / f"{case}.yaml").is_file():

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import torch
 from neucore_xl.config.load import dump_yaml, validate
 from neucore_xl.config.schema import Settings
 from neucore_xl.parallel.world import ALONE
+from tests.support.forks import Forks
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("rank_worker.py")
@@ -58,7 +56,9 @@ def ask(larger_root: Path, tower_config: Path) -> Ask:
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def ranks(request: pytest.FixtureRequest, ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def ranks(
+    request: pytest.FixtureRequest, ask: Ask, forks: Forks, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
     """What each of two, and of three, processes found, by case.
 
     Three have more members than there are chunks of queries: one only keeps the others company.
@@ -68,23 +68,7 @@ def ranks(request: pytest.FixtureRequest, ask: Ask, tmp_path_factory: pytest.Tem
     out = tmp_path_factory.mktemp(f"ranks-{count}")
     for case in CASES.keys() - {"unsharded"}:
         (out / f"{case}.yaml").write_text(dump_yaml(ask(case, out / "cache")))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    logs = [(out / f"log-{rank}").open("w+") for rank in range(count)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(out), str(rank), str(count)],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        for rank, log in enumerate(logs)
-    ]
-    try:
-        codes = [process.wait(timeout=800) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert codes == [0] * count, [Path(log.name).read_text()[-3000:] for log in logs]
+    forks.together([WORKER, out], count, GLOO_SOCKET_IFNAME="lo", DS_ACCELERATOR="cpu")
     return [torch.load(out / f"rank-{rank}.pt", weights_only=False) for rank in range(count)]
 
 

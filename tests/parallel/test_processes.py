@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from neucore_xl.errors import REQUEUE, STOPPED
-
 from tests.support.forks import Fork, Forks, clean_environment
 
 from .conftest import WORKER, Ranks, ended

@@ -1,6 +1,6 @@
 """One rank of small DeepSpeed runs: the bytes of the tensors it really holds between a backward and its update.
 
-``test_plan_states.py`` starts it as ``plan_worker.py RANK WORLD PORT RECIPE OUT CASE …``; a case is
+``test_plan_states.py`` starts it as ``plan_worker.py RECIPE OUT CASE …``; a case is
 ``zero2,bf16,backbone.freeze=all``: a file of ``ds_configs``, a precision and settings.
 """
 
@@ -119,12 +119,9 @@ def measure(case: str, rank: int, world: int, recipe: str) -> dict[str, int]:
     return held
 
 
-def main(rank: int, world: int, port: str, recipe: str, out: Path, cases: list[str]) -> None:
+def main(recipe: str, out: Path, cases: list[str]) -> None:
     """Write what this rank held in every case to ``OUT.RANK.json``."""
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "DS_ACCELERATOR": "cpu",
-    }  # fmt: skip
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     held = {}
@@ -134,5 +131,5 @@ def main(rank: int, world: int, port: str, recipe: str, out: Path, cases: list[s
 
 
 if __name__ == "__main__":
-    rank, world, port, recipe, out, *cases = sys.argv[1:]
-    main(int(rank), int(world), port, recipe, Path(out), cases)
+    recipe, out, *cases = sys.argv[1:]
+    main(recipe, Path(out), cases)

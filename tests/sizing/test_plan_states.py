@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from neucore_xl.sizing.meta import meta_composer
 from neucore_xl.sizing.states import Sizes, states
 from neucore_xl.training.engines.deepspeed_file import find_config, read_config
 from neucore_xl.training.engines.strategy import Strategy
+from tests.support.forks import Forks
 
 WORKER = Path(__file__).with_name("plan_worker.py")
 # No parameter is a large part of the whole: one that lies across two shards is held by both ranks.
@@ -42,29 +40,17 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(recipe: Path, world: int, cases: list[str], out: Path) -> list[dict[str, Any]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(WORKER)]
-    rest = [str(world), str(port), str(recipe), str(out), *cases]
-    ranks = []
-    try:
-        for rank in range(world):
-            log = out.with_suffix(f".{rank}.log").open("w")
-            ranks.append(subprocess.Popen([*command, str(rank), *rest], stdout=log, stderr=subprocess.STDOUT))
-        codes = [process.wait(timeout=840) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert codes == [0] * world, out.with_suffix(".0.log").read_text()[-3000:]
+def run(recipe: Path, world: int, cases: list[str], out: Path, forks: Forks) -> list[dict[str, Any]]:
+    forks.together([WORKER, recipe, out, *cases], world, LOCAL_SIZE=str(world), DS_ACCELERATOR="cpu")
     return [json.loads(Path(f"{out}.{rank}.json").read_text()) for rank in range(world)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_the_states_of_the_ranks_are_within_5_percent_of_the_plan(world: int, recipe: Path, tmp_path: Path) -> None:
-    measured = run(recipe, world, CASES, tmp_path / "held")
+def test_the_states_of_the_ranks_are_within_5_percent_of_the_plan(
+    world: int, recipe: Path, forks: Forks, tmp_path: Path
+) -> None:
+    measured = run(recipe, world, CASES, tmp_path / "held", forks)
     for case in CASES:
         file, precision = case.split(",")
         settings = load_settings(str(recipe), [f"train.precision={precision}"])

@@ -149,7 +149,7 @@ class Forks:
         """Run such a world to its end; all must end well, and none outlives this call."""
         processes = self.world(command, ranks, **environment)
         try:
-            codes = [process.wait(1200) for process in processes]
+            codes = [process.wait(2300) for process in processes]
         finally:
             for process in processes:
                 process.kill()

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +18,7 @@ from neucore_xl.parallel.world import World
 from neucore_xl.runs.checkpoints import find
 from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from neucore_xl.runs.checkpoints.universal import universal_folder
+from tests.support.forks import Forks
 
 pytestmark = [
     pytest.mark.timeout(3600),  # four starts of DeepSpeed and three conversions
@@ -46,38 +43,11 @@ def worker() -> ModuleType:
     return module
 
 
-def launch(jobs: list[dict[str, Any]], ranks: int, where: Path) -> None:
+def launch(jobs: list[dict[str, Any]], ranks: int, where: Path, forks: Forks) -> None:
     """Do ``jobs`` by ``ranks`` processes, which are gone afterwards."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     file = where / f"jobs-{ranks}.json"
     file.write_text(json.dumps(jobs))
-    started: list[subprocess.Popen[bytes]] = []
-    try:
-        for rank in range(ranks):
-            environment = os.environ | {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(ranks),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "DS_ACCELERATOR": "cpu",
-                "DEEPSPEED_LOG_LEVEL": "error",
-                "OMP_NUM_THREADS": "1",
-            }
-            with (where / f"out-{ranks}-{rank}.txt").open("wb") as out:
-                started.append(
-                    subprocess.Popen([sys.executable, str(WORKER), str(file)], env=environment, stdout=out, stderr=out)
-                )
-        codes = [process.wait(1200) for process in started]
-    finally:
-        for process in started:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-    said = "\n".join((where / f"out-{ranks}-{rank}.txt").read_text()[-3000:] for rank in range(ranks))
-    assert codes == [0] * ranks, said
+    forks.together([WORKER, file], ranks, DS_ACCELERATOR="cpu", DEEPSPEED_LOG_LEVEL="error")
 
 
 class Reports:
@@ -101,7 +71,7 @@ class Reports:
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
+def reports(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Reports:
     """An unbroken run of one process; saves after three steps by two ranks; continuations by one, two and four."""
     found = Reports(tmp_path_factory.mktemp("sharded"))
     alone = worker()
@@ -124,8 +94,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
         ],
         2,
         found.where,
+        forks,
     )
-    launch([found.job(f"{s}-by-4", stage=s, folder=str(found.folder(s))) for s in STAGES], 4, found.where)
+    launch([found.job(f"{s}-by-4", stage=s, folder=str(found.folder(s))) for s in STAGES], 4, found.where, forks)
     launch(
         [
             *(found.job(f"{s}-by-1", stage=s, folder=str(found.folder(s))) for s in STAGES),
@@ -133,6 +104,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
         ],
         1,
         found.where,
+        forks,
     )
     return found
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
 import string
 import subprocess
 import sys
@@ -28,6 +26,7 @@ from neucore_xl.training.engines.deepspeed_file import (
     shipped_names,
 )
 from neucore_xl.training.engines.deepspeed_keys import REMOVED, UNUSED, dotted, known_keys, renamed_keys
+from tests.support.forks import Forks, clean_environment, free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 WORKER = Path(__file__).with_name("ds_worker.py")
@@ -374,41 +373,10 @@ def test_there_is_an_accelerate_file_for_every_strategy_and_they_differ_in_the_s
 # Processes
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _environment(**more: str) -> dict[str, str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "SLURM_", "RANK", "WORLD_SIZE"))}
-    return clean | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
-
-
-def _stepped(tmp_path: Path, files: list[str], seconds: float = 800) -> dict[str, Any]:
+def _stepped(forks: Forks, tmp_path: Path, files: list[str]) -> dict[str, Any]:
     """What ``ds_worker.py`` wrote, from two processes."""
-    port, out, running = str(_free_port()), tmp_path / "out.json", []
-    try:
-        for rank in ("0", "1"):
-            more = {
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "WORLD_SIZE": "2",
-                "RANK": rank,
-                "LOCAL_RANK": rank,
-            }
-            with (tmp_path / f"log-{rank}").open("w") as log:
-                running.append(
-                    subprocess.Popen(
-                        [sys.executable, str(WORKER), str(out), *files],
-                        cwd=ROOT, env=_environment(**more), stdout=log, stderr=log,
-                    )
-                )  # fmt: skip
-        codes = [process.wait(timeout=seconds) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert codes == [0, 0], (tmp_path / "log-0").read_text()[-3000:] + (tmp_path / "log-1").read_text()[-1000:]
+    out = tmp_path / "out.json"
+    forks.together([WORKER, out, *files], 2)
     return json.loads(out.read_text())
 
 
@@ -427,10 +395,10 @@ def _judge(found: dict[str, Any], name: str) -> None:
 
 
 @pytest.mark.slow
-def test_every_shipped_file_is_stepped_by_deepspeed_like_one_process(tmp_path: Path):
+def test_every_shipped_file_is_stepped_by_deepspeed_like_one_process(forks: Forks, tmp_path: Path):
     """Two processes, two AdamW steps with clipping; NVMe has a test of its own."""
     names = [Path(name).stem for name in shipped_names() if "nvme" not in name]
-    found = _stepped(tmp_path, [f"ds_configs/{name}.json" for name in names])
+    found = _stepped(forks, tmp_path, [f"ds_configs/{name}.json" for name in names])
     assert found["world"] == 2
     for name in names:
         _judge(found, name)
@@ -438,7 +406,7 @@ def test_every_shipped_file_is_stepped_by_deepspeed_like_one_process(tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)  # the first time DeepSpeed compiles its part
-def test_nvme_offload_is_stepped_by_deepspeed_like_one_process(tmp_path: Path):
+def test_nvme_offload_is_stepped_by_deepspeed_like_one_process(forks: Forks, tmp_path: Path):
     from deepspeed.accelerator import get_accelerator
 
     builder = get_accelerator().create_op_builder("AsyncIOBuilder")
@@ -446,13 +414,13 @@ def test_nvme_offload_is_stepped_by_deepspeed_like_one_process(tmp_path: Path):
         pytest.skip(
             "DeepSpeed's async_io cannot be built here: it needs the headers of libaio (libaio-dev) and a compiler"
         )
-    _judge(_stepped(tmp_path, ["ds_configs/zero3_nvme.json"], seconds=2300), "zero3_nvme")
+    _judge(_stepped(forks, tmp_path, ["ds_configs/zero3_nvme.json"]), "zero3_nvme")
 
 
 PRINTS = """
-import os
+import os, sys
 keys = ("RANK", "WORLD_SIZE", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_DEEPSPEED_CONFIG_FILE")
-print("ENV", *(f"{key}={os.environ.get(key)}" for key in keys), flush=True)
+sys.stdout.write(" ".join(["ENV", *(f"{key}={os.environ.get(key)}" for key in keys)]) + "\\n")  # in one piece
 """
 
 
@@ -465,9 +433,9 @@ def test_accelerate_starts_two_processes_with_its_file(name: str, tmp_path: Path
         [
             sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch",
             "--config_file", f"ds_configs/accelerate_{name}.yaml", "--num_processes", "2",
-            "--main_process_port", str(_free_port()), str(script),
+            "--main_process_port", str(free_port()), str(script),
         ],
-        cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=600, check=False,
+        cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     said = sorted(re.findall(r"ENV RANK=(\d) WORLD_SIZE=(\d) ACCELERATE_USE_DEEPSPEED=(\S+)", done.stdout))
