@@ -111,11 +111,12 @@ def run_jobs(jobs: Sequence[Job], ranks: int, folder: Path) -> list[Trained]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.start_processes(_work, (list(jobs), ranks, str(folder), port), nprocs=ranks, start_method="spawn")
+    mp.start_processes(work, (list(jobs), ranks, str(folder), port), nprocs=ranks, start_method="spawn")
     return [torch.load(folder / f"{i}.pt", weights_only=False) for i in range(len(jobs))]
 
 
-def _work(rank: int, jobs: Sequence[Job], ranks: int, folder: str, port: int) -> None:
+def work(rank: int, jobs: Sequence[Job], ranks: int, folder: str, port: int) -> None:
+    """Do ``jobs`` as ``rank`` of ``ranks`` processes that meet at ``port``; rank 0 writes ``folder/<number>.pt``."""
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)

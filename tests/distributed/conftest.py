@@ -1,14 +1,13 @@
-"""The parity harness, and jobs as users start them: real launchers, real processes, gone when the test is."""
+"""The parity harness, and whole jobs: by real launchers or as forked ranks, gone when the test is."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,9 +16,9 @@ import psutil
 import pytest
 
 from neucore_xl.training.journal import read_log
+from tests.support.forks import PATIENCE, Fork, Forks, clean_environment, free_port
 
 REPOSITORY = Path(__file__).parents[2]
-PATIENCE = 600  # seconds for a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -38,45 +37,57 @@ def harness() -> Iterator[ModuleType]:
 
 
 class Jobs:
-    """Training jobs on the tiny data; ``begin`` starts one, ``run`` waits for its end."""
+    """Training jobs on the tiny data; ``begin`` starts one, ``run`` waits for its end.
 
-    def __init__(self, base: Sequence[str], folder: Path) -> None:
-        self.base, self.folder = list(base), folder
+    A job of several ranks is a world of forked processes; with ``launcher="torchrun"`` the real one starts them.
+    """
+
+    def __init__(self, base: Sequence[str], folder: Path, forks: Forks) -> None:
+        self.base, self.folder, self.forks = list(base), folder, forks
         self.recipe = folder / "recipe.yaml"
-        self.running: list[subprocess.Popen[str]] = []
+        self.running: list[Job] = []
 
     def words(self, run: str, more: Sequence[str]) -> list[str]:
         """What follows ``neucore_xl.train`` on a command line."""
         return [str(self.recipe), "--run", str(self.folder / run), *self.base, *more]
 
-    def begin(self, run: str, *more: str, ranks: int = 1, **environ: str) -> subprocess.Popen[str]:
-        launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={free_port()}"]
-        start = [*launcher, "-m", "--"] if ranks > 1 else ["-m"]
-        return self.start([sys.executable, *start, "neucore_xl.train", *self.words(run, more)], **environ)
+    def begin(self, run: str, *more: str, ranks: int = 1, launcher: str | None = None) -> Job:
+        command = ["neucore_xl.train", *self.words(run, more)]
+        if launcher == "torchrun":
+            torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={free_port()}"]
+            return self.start([sys.executable, *torchrun, "-m", "--", *command])
+        if ranks > 1:
+            return self._noted(Job(self.forks.world(["-m", *command], ranks)))
+        return self.fork(["-m", *command])
 
-    def start(self, command: Sequence[str], **environ: str) -> subprocess.Popen[str]:
-        foreign = ("SLURM_", "ACCELERATE_", "TORCHELASTIC_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "NEUCORE_")
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+    def fork(self, command: Sequence[object]) -> Job:
+        """``python COMMAND`` without its imports."""
+        return self._noted(Job([self.forks.start(command)]))
+
+    def start(self, command: Sequence[object], **environ: str) -> Job:
+        """A process that imports all by itself."""
         out = self.folder / f"out-{len(self.running)}.txt"
-        process = subprocess.Popen(
-            list(command),
-            cwd=REPOSITORY,
-            env=kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"} | environ,
-            stdout=out.open("w"),
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        process.said = out  # type: ignore[attr-defined]
-        self.running.append(process)
-        return process
+        with out.open("w") as log:
+            process = subprocess.Popen(
+                list(map(str, command)),
+                cwd=REPOSITORY,
+                env=clean_environment(**environ),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        return self._noted(Job([Started(process, out)]))
 
-    def end(self, process: subprocess.Popen[str]) -> tuple[int, str]:
-        """Exit code and everything that was printed."""
-        code = process.wait(PATIENCE)
-        return code, process.said.read_text()  # type: ignore[attr-defined]
+    def _noted(self, job: Job) -> Job:
+        self.running.append(job)
+        return job
 
-    def run(self, run: str, *more: str, ranks: int = 1, **environ: str) -> tuple[int, str]:
-        return self.end(self.begin(run, *more, ranks=ranks, **environ))
+    def end(self, job: Job) -> tuple[int, str]:
+        """Exit code (the first that is not 0) and everything that was printed."""
+        codes = [process.wait(PATIENCE) for process in job.processes]
+        return next((code for code in codes if code), 0), job.said()
+
+    def run(self, run: str, *more: str, ranks: int = 1, launcher: str | None = None) -> tuple[int, str]:
+        return self.end(self.begin(run, *more, ranks=ranks, launcher=launcher))
 
     def log(self, run: str) -> list[dict[str, Any]]:
         return read_log(self.folder / run / "log.jsonl")
@@ -84,38 +95,63 @@ class Jobs:
     def losses(self, run: str) -> list[float]:
         return [record["loss"] for record in self.log(run)]
 
-    def until(self, what: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-        """Wait until ``what()`` is true while ``process`` runs."""
+    def until(self, what: Callable[[], Any], job: Job) -> None:
+        """Wait until ``what()`` is true while all processes of ``job`` run."""
         deadline = time.monotonic() + PATIENCE
         while not what():
-            assert process.poll() is None, self.end(process)[1]
+            assert all(process.poll() is None for process in job.processes), job.said()
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
-    @staticmethod
-    def port() -> int:
-        return free_port()
-
     def stop(self) -> None:
-        for process in self.running:
-            if process.poll() is None:
-                for child in [*psutil.Process(process.pid).children(recursive=True), process]:
-                    child.kill()
-                process.wait()
+        for job in self.running:
+            for process in job.processes:
+                process.kill()
+
+
+@dataclass
+class Started:
+    """A real process with a file for what it prints."""
+
+    process: subprocess.Popen[bytes]
+    out: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def wait(self, timeout: float) -> int:
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            for process in [*psutil.Process(self.pid).children(recursive=True), self.process]:
+                process.kill()
+            self.process.wait()
+
+    def said(self) -> str:
+        return self.out.read_text()
+
+
+@dataclass
+class Job:
+    """The processes of a job, which are one launcher or all of its ranks."""
+
+    processes: Sequence[Started | Fork]
+
+    def said(self) -> str:
+        return "".join(process.said() for process in self.processes)
 
 
 @pytest.fixture(scope="module")
-def jobs(harness: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+def jobs(harness: ModuleType, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
     """Six steps with validation at 3 and 6 and a checkpoint every 2, all towers trained."""
     folder = tmp_path_factory.mktemp("jobs")
     base = harness.tiny_settings(folder)
     more = ["train.steps=6", "train.log_every=1", "train.validate_every=3", "train.checkpoint_every=2"]
-    found = Jobs([*base, *more, "backbone.freeze=none"], folder)
+    found = Jobs([*base, *more, "backbone.freeze=none"], folder, forks)
     yield found
     found.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,6 +14,9 @@ from typing import Any
 import psutil
 import pytest
 from safetensors.torch import load_file
+
+from neucore_xl.errors import STOPPED
+from tests.support.forks import free_port
 
 pytestmark = pytest.mark.slow
 ZERO3 = "train.deepspeed=ds_configs/zero3.json"
@@ -31,7 +35,7 @@ def whole(jobs: Any) -> list[float]:
 @pytest.fixture(scope="module")
 def sharded(jobs: Any) -> str:
     """A run of two processes under ZeRO-3, from one start to its end; what it printed."""
-    code, said = jobs.run("sharded", ZERO3, ranks=2)
+    code, said = jobs.run("sharded", ZERO3, ranks=2, launcher="torchrun")
     assert code == 0, said
     return said
 
@@ -49,8 +53,8 @@ def test_two_processes_under_zero_3_leave_the_run_folder_of_one(jobs: Any, whole
 
 def test_its_checkpoint_is_evaluated_and_exported_by_one_process(jobs: Any, sharded: str) -> None:
     run, data = jobs.folder / "sharded", jobs.folder / "data"
-    process = jobs.start(
-        [sys.executable, "eval/cirr.py", "--run", str(run), "--data", str(data), "--checkpoint", "last",
+    process = jobs.fork(
+        ["eval/cirr.py", "--run", str(run), "--data", str(data), "--checkpoint", "last",
          "--out", str(jobs.folder / "result"), "--device", "cpu"]
     )  # fmt: skip
     code, said = jobs.end(process)
@@ -59,8 +63,8 @@ def test_its_checkpoint_is_evaluated_and_exported_by_one_process(jobs: Any, shar
     last = [r["validation"] for r in jobs.log("sharded") if "validation" in r][-1]
     assert {k: found[k] for k in ("R@1", "R@5", "mean")} == pytest.approx({k: last[k] for k in ("R@1", "R@5", "mean")})
     out = jobs.folder / "model.safetensors"
-    command = [str(Path(sys.executable).parent / "neucore-xl"), "checkpoint", "export", str(run), "--out", str(out)]
-    code, said = jobs.end(jobs.start(command))
+    command = [Path(sys.executable).parent / "neucore-xl", "checkpoint", "export", run, "--out", out]
+    code, said = jobs.end(jobs.fork(command))
     assert code == 0, said
     assert len(load_file(out)) > 20
 
@@ -78,7 +82,7 @@ def test_a_run_stopped_by_a_file_goes_on_with_other_processes(
         code, said = jobs.end(process)
         assert "error" not in said.split("stopped after step")[0]
         assert re.search(r"stopped after step \d of 6, saved: the file .*stop asks for it", said), said
-        assert code == 1  # torchrun's own, for any that is not 0
+        assert code == STOPPED
         assert not (jobs.folder / "halted" / "stop").exists()
     shutil.copytree(jobs.folder / "halted", folder)
     assert len(jobs.log(name)) < 6
@@ -91,7 +95,7 @@ def test_a_run_stopped_by_a_file_goes_on_with_other_processes(
 def test_a_warning_signal_and_the_wall_clock_save_and_ask_for_another_start(jobs: Any, whole: list[float]) -> None:
     process = jobs.begin("warned")
     jobs.until(lambda: len(jobs.log("warned")) >= 1, process)
-    process.send_signal(signal.SIGUSR2)
+    os.kill(process.processes[0].pid, signal.SIGUSR2)
     code, said = jobs.end(process)
     assert code == 75, said
     assert "SIGUSR2 was received" in said
@@ -103,20 +107,21 @@ def test_a_warning_signal_and_the_wall_clock_save_and_ask_for_another_start(jobs
 
 
 def test_a_killed_process_takes_the_job_down_and_the_run_goes_on(jobs: Any, whole: list[float]) -> None:
-    process = jobs.begin("killed", ranks=2)
+    process = jobs.begin("killed", ranks=2, launcher="torchrun")
     jobs.until(lambda: len(jobs.log("killed")) >= 3, process)
-    children = psutil.Process(process.pid).children(recursive=True)
+    (torchrun,) = process.processes
+    children = psutil.Process(torchrun.pid).children(recursive=True)
     workers = [c for c in children if any("neucore_xl.train" in word for word in c.cmdline())]
     (second,) = [c for c in workers if c.environ().get("RANK") == "1"]
     second.send_signal(signal.SIGKILL)
-    assert process.wait(120) != 0  # far below any timeout of a collective operation
+    assert torchrun.wait(120) != 0  # far below any timeout of a collective operation
     code, said = jobs.run("killed", ranks=2)
     assert code == 0, said
     assert jobs.losses("killed") == pytest.approx(whole, **CLOSE)
 
 
 def test_processes_with_different_settings_are_refused_by_one_sentence(jobs: Any) -> None:
-    port = str(jobs.port())
+    port = str(free_port())
     processes = []
     for rank in (0, 1):
         words = jobs.words("unequal", [f"train.lr={1e-3 * (rank + 1)}"])
@@ -182,7 +187,7 @@ def test_a_checkpoint_of_another_frozen_backbone_is_refused(jobs: Any, whole: li
 def test_accelerate_with_its_deepspeed_configuration_starts_the_same_job(jobs: Any, whole: list[float]) -> None:
     scripts = Path(sys.executable).parent
     command = [str(scripts / "accelerate"), "launch", "--config_file", "ds_configs/accelerate_zero2.yaml"]
-    command += ["--num_processes=2", f"--main_process_port={jobs.port()}"]
+    command += ["--num_processes=2", f"--main_process_port={free_port()}"]
     process = jobs.start([*command, "-m", "neucore_xl.train", *jobs.words("accelerated", ())])
     code, said = jobs.end(process)
     assert code == 0, said

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+from tests.support.forks import Forks
 
 pytestmark = pytest.mark.slow
+WORKER = Path(__file__).with_name("parity_worker.py")
 
 
 class Runs:
     """Jobs on the tiny data by name, each run once; those of one number of ranks share their processes."""
 
-    def __init__(self, harness: ModuleType, folder: Path) -> None:
-        self.harness, self.folder = harness, folder
+    def __init__(self, harness: ModuleType, folder: Path, forks: Forks) -> None:
+        self.folder, self.forks = folder, forks
         self.base = harness.tiny_settings(folder)
+        self.done = 0
 
     def run(self, jobs: dict[str, list[str]], ranks: int) -> dict:
-        made = [self.harness.Job(str(self.folder / "recipe.yaml"), [*self.base, *more]) for more in jobs.values()]
-        return dict(zip(jobs, self.harness.run_jobs(made, ranks, self.folder / f"out{ranks}"), strict=True))
+        """What rank 0 of ``ranks`` processes saw of each of ``jobs``, done one after the other."""
+        out = self.folder / f"out-{self.done}"
+        self.done += 1
+        out.mkdir()
+        asked = [(str(self.folder / "recipe.yaml"), [*self.base, *more]) for more in jobs.values()]
+        (out / "jobs.json").write_text(json.dumps(asked))
+        self.forks.together([WORKER, out / "jobs.json", out], ranks)
+        return {name: torch.load(out / f"{i}.pt", weights_only=False) for i, name in enumerate(jobs)}
 
 
 @pytest.fixture(scope="module")
-def runs(harness: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(harness, tmp_path_factory.mktemp("parity"))
+def runs(harness: ModuleType, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(harness, tmp_path_factory.mktemp("parity"), forks)
 
 
 def under_all(harness: ModuleType, name: str, more: list[str], cut: tuple[str, ...] = ()) -> dict[str, list[str]]:

@@ -57,7 +57,7 @@ def ranks(forks: Forks, tmp_path: Path) -> Iterator[Ranks]:
     running: list[Fork] = []
 
     def begin(world: int, task: str, numbers: Sequence[int] | None = None, **settings: str) -> list[Fork]:
-        begun = forks.world([WORKER, tmp_path, task], world, numbers=numbers, **settings)
+        begun = forks.world([WORKER, tmp_path, task], world, numbers=numbers, apart=True, **settings)
         running.extend(begun)
         return begun
 

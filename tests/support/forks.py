@@ -125,25 +125,27 @@ class Forks:
         return fork
 
     def world(
-        self, command: Sequence[object], ranks: int, *, numbers: Sequence[int] | None = None, **environment: str
+        self,
+        command: Sequence[object],
+        ranks: int,
+        *,
+        numbers: Sequence[int] | None = None,
+        apart: bool = False,
+        **environment: str,
     ) -> list[Fork]:
         """``ranks`` processes of one command that meet at a port of this machine, or some of their ``numbers``.
 
-        Each has files of its own for what it prints and for its errors.
+        Each prints to a file of its own; ``apart``: to one, and its errors to another.
         """
-        port, group = str(free_port()), len(self.made)
-        return [
-            self.start(
-                command,
-                out=self.folder / f"out-{group}-rank-{rank}.txt",
-                err=self.folder / f"err-{group}-rank-{rank}.txt",
-                environment=clean_environment(
-                    RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks),
-                    MASTER_ADDR="127.0.0.1", MASTER_PORT=port, **environment,
-                ),
-            )
-            for rank in (range(ranks) if numbers is None else numbers)
-        ]  # fmt: skip
+        port, group, made = str(free_port()), len(self.made), []
+        for rank in range(ranks) if numbers is None else numbers:
+            own = clean_environment(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks),
+                MASTER_ADDR="127.0.0.1", MASTER_PORT=port, **environment,
+            )  # fmt: skip
+            out, err = (self.folder / f"{kind}-{group}-rank-{rank}.txt" for kind in ("out", "err"))
+            made.append(self.start(command, environment=own, out=out, err=err if apart else out))
+        return made
 
     def together(self, command: Sequence[object], ranks: int, **environment: str) -> None:
         """Run such a world to its end; all must end well, and none outlives this call."""
