@@ -146,18 +146,17 @@ def test_evaluate_compare_and_submit(trained, tmp_path, call):
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_figures_of_one(trained, tmp_path, monkeypatch):
+def test_two_processes_write_the_figures_of_one(trained, tmp_path, forks):
+    """Slow: three processes for each layout."""
     layout, data, ours, _ = trained
-    name = "cirr" if layout == "cirr" else "fashion_iq"
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads would cut the sums otherwise
+    path = REPOSITORY / "eval" / ("cirr.py" if layout == "cirr" else "fashion_iq.py")
     options = ("--run-dir", ours, "--data", data, "--batch-size", 16, "train.cache_features=false")
-    one = script(name, *options, "--out", tmp_path / "one")
-    assert one.returncode == 0, one.stderr
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, REPOSITORY / "eval" / f"{name}.py", *options, "--out", tmp_path / "two"]
-    two = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=600, check=False)
-    assert two.returncode == 0, two.stderr
-    assert two.stdout == one.stdout.replace(str(tmp_path / "one"), str(tmp_path / "two"))
+    one = forks.start([path, *options, "--out", tmp_path / "one"], out=tmp_path / "said", err=tmp_path / "errors")
+    assert one.wait() == 0, one.said()
+    two = forks.world([path, *options, "--out", tmp_path / "two"], 2, apart=True)
+    assert [process.wait() for process in two] == [0, 0], [process.said() for process in two]
+    said = one.out.read_text().replace(str(tmp_path / "one"), str(tmp_path / "two"))
+    assert [process.out.read_text() for process in two] == [said, ""]
     first, second = (json.loads((tmp_path / out / "metrics.json").read_text()) for out in ("one", "two"))
     assert first["metrics"] == second["metrics"]
     with np.load(tmp_path / "one" / "per_query.npz") as a, np.load(tmp_path / "two" / "per_query.npz") as b:

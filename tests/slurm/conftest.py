@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from neucore_xl.training.journal import read_log
+from tests.support.forks import Forks
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -300,23 +300,16 @@ def losses() -> Callable[[Path], dict[int, float]]:
 
 
 @pytest.fixture(scope="session")
-def unbroken(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[int, float]]:
+def unbroken(
+    words: list[str], forks: Forks, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], dict[int, float]]:
     """``unbroken(steps)``: the losses of a run of so many steps by one process that nothing disturbs."""
-    environ = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
     @cache
     def train(steps: int) -> dict[int, float]:
         run = tmp_path_factory.mktemp("unbroken") / "run"
-        with subprocess.Popen(
-            [sys.executable, "-m", "neucore_xl.train", words[0], "--run", str(run), *words[1:], f"train.steps={steps}"],
-            env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        ) as process:  # fmt: skip
-            try:
-                said, _ = process.communicate(timeout=PATIENCE)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                raise
-        assert process.returncode == 0, said
+        process = forks.start(["-m", "neucore_xl.train", words[0], "--run", run, *words[1:], f"train.steps={steps}"])
+        assert process.wait() == 0, process.said()
         found = losses_of(run)
         assert sorted(found) == list(range(1, steps + 1))
         return found

@@ -22,6 +22,7 @@ from neucore_xl.prepare.sequences import read_sentences
 pytestmark = pytest.mark.slow
 
 TWO_BY_TWO = ("--nodes=2", "--gpus-per-node=2")
+ONE_EACH = ("--nodes=2", "--gpus-per-node=1")  # half the imports, where the number of ranks on a node is no matter
 LONG = "train.steps=60"  # to be interrupted in
 SHORT = "train.steps=10"
 PATIENCE = 900  # seconds, for an array whose tasks load a model each
@@ -78,13 +79,13 @@ def test_a_warning_signal_saves_requeues_and_goes_on(
 ) -> None:
     run = tmp_path / "run"
     job = cluster.submit(
-        "train", *words, "--run", str(run), LONG, "train.checkpoint_every=1000", sbatch=TWO_BY_TWO, cwd=tmp_path
+        "train", *words, "--run", str(run), LONG, "train.checkpoint_every=1000", sbatch=ONE_EACH, cwd=tmp_path
     )
     job.reaches(run, 5)
     cluster.run("scancel", "--batch", "--signal=USR2", job.id)
     shown = job.ended()
     assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", "1")
-    assert world_sizes(job.text) == [4, 4]
+    assert world_sizes(job.text) == [2, 2]
     assert "saved; requeued, restart 1 of at most 20" in job.text
     assert re.search(r"going on after step (\d+) of", job.text)  # a checkpoint that only the signal can have asked for
     assert losses(run) == pytest.approx(unbroken(60), abs=1e-5)
@@ -98,7 +99,7 @@ def test_a_lost_node_is_replaced_by_a_spare_one(
     site = tmp_path / "site.sh"
     site.write_text(f"source {cluster.environ['NEUCORE_SITE']}\nNEUCORE_SRUN_OPTIONS=(--wait=2)\n")
     job = cluster.submit(
-        "train", *words, "--run", str(run), LONG, sbatch=TWO_BY_TWO, cwd=tmp_path, NEUCORE_SITE=str(site)
+        "train", *words, "--run", str(run), LONG, sbatch=ONE_EACH, cwd=tmp_path, NEUCORE_SITE=str(site)
     )
     job.reaches(run, 12)
     lost = cluster.nodes_of(job)[-1]
@@ -108,7 +109,7 @@ def test_a_lost_node_is_replaced_by_a_spare_one(
         assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", "1")
         assert lost not in cluster.nodes_of(job)
         assert "asking every node whether it still answers" in job.text
-        assert world_sizes(job.text) == [4, 4]
+        assert world_sizes(job.text) == [2, 2]
         assert re.search(r"going on after step \d+0 of", job.text)  # the last checkpoint, of every tenth step
         assert losses(run) == pytest.approx(unbroken(60), abs=1e-5)
     finally:
@@ -302,7 +303,7 @@ def test_preflight_names_the_node_that_cannot_read_the_data(
             *words,
             "--run",
             str(tmp_path / "run"),
-            sbatch=("--nodelist=node1,node2", *TWO_BY_TWO),
+            sbatch=("--nodelist=node1,node2", *ONE_EACH),
             cwd=tmp_path,
         )
         assert job.ended()["ExitCode"] == "2:0"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from neucore_xl.training import restart
 from neucore_xl.training.journal import read_log
 from neucore_xl.training.loop import TrainingStopped
 from neucore_xl.training.run import train
+from tests.support.forks import Forks
 
 Tiny = Callable[..., Settings]
 
@@ -287,40 +287,41 @@ def test_the_watcher_sees_a_bar_on_a_terminal_and_lines_elsewhere(terminal: bool
 
 
 def command(tiny_data: Path, overrides: list[str], run: Path) -> list[str]:
-    recipe = str(tiny_data / "recipe.yaml")
-    return [sys.executable, "-m", "neucore_xl.train", recipe, "--run", str(run), *overrides]
+    """What follows ``python``."""
+    return ["-m", "neucore_xl.train", str(tiny_data / "recipe.yaml"), "--run", str(run), *overrides]
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_losses_of_an_unbroken_one(
-    tiny_data: Path, tiny_overrides: list[str], tmp_path: Path
+    tiny_data: Path, tiny_overrides: list[str], forks: Forks, tmp_path: Path
 ) -> None:
-    """SIGKILL once past the first checkpoint and once more later; dropout, accumulation and a trained tower are on."""
+    """SIGKILL once past the first checkpoint and once more later; dropout, accumulation and a trained tower are on.
+
+    Slow: 60 steps twice, so that the kills of a process that runs freely fall between checkpoints.
+    """
     overrides = [*tiny_overrides, "train.steps=60", "train.checkpoint_every=10", "train.accumulate=2",
                  "train.validate_every=25", "backbone.freeze={image: 1, text: 2}", "data.workers=1"]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(tiny_data, overrides, whole), check=True, env=environment, capture_output=True)
+    unbroken = forks.start(command(tiny_data, overrides, whole))
+    assert unbroken.wait() == 0, unbroken.said()
 
     reached = []
     for past in (13, 37):
-        with subprocess.Popen(
-            command(tiny_data, overrides, broken), env=environment, stdout=subprocess.DEVNULL, start_new_session=True
-        ) as process:
+        process = forks.start(command(tiny_data, overrides, broken))
+        try:
             deadline = time.monotonic() + 300
             while not any(r["step"] >= past for r in log_of(broken)):
                 assert process.poll() is None, "ended before it could be killed"
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        finally:
+            process.kill()
         reached.append(log_of(broken)[-1]["step"])
         assert process.returncode == -signal.SIGKILL
     assert reached[-1] < 60
-    done = subprocess.run(
-        command(tiny_data, overrides, broken), check=True, env=environment, capture_output=True, text=True
-    )
-    assert "going on after step" in done.stdout
+    done = forks.start(command(tiny_data, overrides, broken))
+    assert done.wait() == 0, done.said()
+    assert "going on after step" in done.said()
     assert losses(broken) == losses(whole)
     assert [r["step"] for r in log_of(broken)] == list(range(1, 61))
     assert [r.get("validation") for r in log_of(broken)] == [r.get("validation") for r in log_of(whole)]
@@ -331,7 +332,9 @@ def test_the_module_entry_prints_wrong_input_as_one_sentence(
     tiny_data: Path, tiny_overrides: list[str], tmp_path: Path
 ) -> None:
     done = subprocess.run(
-        command(tiny_data, [*tiny_overrides, "train.stps=3"], tmp_path / "run"), capture_output=True, text=True
+        [sys.executable, *command(tiny_data, [*tiny_overrides, "train.stps=3"], tmp_path / "run")],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +21,7 @@ from neucore_xl.language.llm.prompt import load_prompt
 from neucore_xl.language.llm.store import Store
 from neucore_xl.language.sequence_file import read_sequences
 from neucore_xl.prepare.llm import LlmOptions, stored_identity
+from tests.support.forks import Fork, Forks, clean_environment
 
 WORKER = Path(__file__).resolve().parent / "asking_worker.py"
 CAPTIONS = {
@@ -79,21 +77,16 @@ def words(root: Path, model: Path, *more: str) -> list[str]:
     return ["prepare", "sequences", str(root), *asked, *more]
 
 
-def start(log: Path, arguments: Sequence[str], pause: float = 0.0) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(WORKER), str(log), *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=os.environ | {"PAUSE": str(pause), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
+def start(forks: Forks, log: Path, arguments: Sequence[str], pause: float = 0.0) -> Fork:
+    return forks.start([WORKER, log, *arguments], environment=clean_environment(PAUSE=str(pause)))
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: Fork) -> str:
     try:
-        said, _ = process.communicate(timeout=600)
+        assert process.wait() == 0, process.said()
     finally:
         process.kill()
-    assert process.returncode == 0, said
-    return said
+    return process.said()
 
 
 def asked_of(log: Path) -> list[str]:
@@ -210,15 +203,13 @@ def test_two_stores_of_one_model_are_told_apart_by_revision(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_is_as_never_killed(root: Path, model: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_is_as_never_killed(root: Path, model: Path, forks: Forks, tmp_path: Path) -> None:
     first, second, third = (tmp_path / f"{name}.log" for name in ("first", "second", "third"))
-    process = start(first, words(root, model), pause=0.5)
+    process = start(forks, first, words(root, model), pause=0.5)
     try:
         while len(list((root / "sequences").glob("llm-*/part-*.parquet"))) < 4:
-            assert process.poll() is None, process.communicate()[0]
+            assert process.poll() is None, process.said()
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
     finally:
         process.kill()
     kept = stored(root)
@@ -227,22 +218,22 @@ def test_killed_and_resumed_is_as_never_killed(root: Path, model: Path, tmp_path
     path = root / "sequences" / "llm.jsonl"
     assert not path.exists()
 
-    said = finish(start(second, words(root, model)))
+    said = finish(start(forks, second, words(root, model)))
     assert f"planned now: {len(SENTENCES) - len(kept)} sentences" in said
     assert sorted(asked_of(second)) == sorted(set(SENTENCES) - kept)
     assert list(read_sequences(path).by_text) == SENTENCES
 
     unbroken = tmp_path / "unbroken.jsonl"
     (root / "sequences").rename(tmp_path / "moved")
-    finish(start(third, words(root, model, "--out", str(unbroken))))
+    finish(start(forks, third, words(root, model, "--out", str(unbroken))))
     assert sorted(asked_of(third)) == sorted(SENTENCES)
     assert unbroken.read_bytes() == (tmp_path / "moved" / "llm.jsonl").read_bytes()
 
 
 @pytest.mark.slow
-def test_two_shards_at_a_time_and_whoever_is_last_merges(root: Path, model: Path, tmp_path: Path) -> None:
+def test_two_shards_at_a_time_and_whoever_is_last_merges(root: Path, model: Path, forks: Forks, tmp_path: Path) -> None:
     logs = [tmp_path / f"{i}.log" for i in range(2)]
-    processes = [start(log, words(root, model, "--shard", f"{i}/2")) for i, log in enumerate(logs)]
+    processes = [start(forks, log, words(root, model, "--shard", f"{i}/2")) for i, log in enumerate(logs)]
     said = [finish(process) for process in processes]
     assert [sorted(asked_of(log)) for log in logs] == [sorted(SENTENCES[0::2]), sorted(SENTENCES[1::2])]
     merged = [str(root / "sequences" / "llm.jsonl") in text for text in said]

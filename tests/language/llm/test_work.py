@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from neucore_xl.language.llm.store import Store
 from neucore_xl.language.llm.work import Shard, Stopped, merge, plan_pending, show_rates, timed_records
 from neucore_xl.language.sequence import FusionSequence, Operation, Step
 from neucore_xl.language.sequence_file import read_sequences
+from tests.support.forks import Forks
 
 TEXTS = [f"make it {'very ' * (i % 5)}red {i}" for i in range(50)]
 
@@ -205,7 +205,7 @@ def test_memory_does_not_grow_with_what_is_planned(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_process_ends_in_order_on_sigterm(tmp_path: Path) -> None:
+def test_a_process_ends_in_order_on_sigterm(forks: Forks, tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
         "import sys, time\n"
@@ -223,15 +223,16 @@ def test_a_real_process_ends_in_order_on_sigterm(tmp_path: Path) -> None:
         "    print(error)\n"
         "    sys.exit(error.exit_code)\n"
     )
-    with subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            while not list(tmp_path.glob("llm-*/part-*.parquet")):
-                assert process.poll() is None
-            process.send_signal(signal.SIGTERM)
-            said, _ = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    assert process.returncode == 143
+    process = forks.start([script, tmp_path])
+    try:
+        while not list(tmp_path.glob("llm-*/part-*.parquet")):
+            assert process.poll() is None, process.said()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 143
+    finally:
+        process.kill()
+    said = process.said()
     stored = 50 - len(Store(tmp_path, Portions.settings).pending(TEXTS))
     assert 0 < stored < 50
     assert f"{stored} of 50 sentences are stored" in said
