@@ -1,4 +1,9 @@
-"""The same mathematics on every strategy: losses and parameters of plain training in one process, everywhere."""
+"""The same mathematics on every strategy: losses and parameters of plain training in one process, everywhere.
+
+Slow because each case is a training of its own under each strategy, some 150 of one to four seconds of a core: fewer
+would leave a combination of strategy, precision and frozen towers that nothing holds to plain training. The longest
+part, both systems with every freeze, takes ten steps; where it is held that something else changes nothing, six do.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ from tests.support.forks import Forks
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("parity_worker.py")
+SIX = "train.steps=6"
 
 
 class Runs:
@@ -62,7 +68,7 @@ def test_ten_steps_on_two_ranks_are_those_of_one_process(row: str, harness: Modu
 
 
 def test_four_ranks_and_micro_batches_and_parts_change_nothing(harness: ModuleType, runs: Runs) -> None:
-    trained = ["backbone.freeze=none"]
+    trained = ["backbone.freeze=none", SIX]
     plain = runs.run(
         {
             "whole": [*trained, "train.strategy=plain"],
@@ -86,7 +92,7 @@ def test_four_ranks_and_micro_batches_and_parts_change_nothing(harness: ModuleTy
 
 def test_adapters_on_frozen_towers_train_alike(harness: ModuleType, runs: Runs) -> None:
     """Checkpointed activations and micro-batches among them, which run the adapted layers again."""
-    adapters = ["backbone.lora={rank: 4}"]
+    adapters = ["backbone.lora={rank: 4}", SIX]
     again = [*adapters, "backbone.activation_checkpointing=true", "train.micro_batch=4"]
     plain = runs.run({"adapters": [*adapters, "train.strategy=plain"]}, 1)["adapters"]
     trained = {n for n in plain.parameters if ".lora_" in n}
@@ -103,10 +109,9 @@ def test_adapters_on_frozen_towers_train_alike(harness: ModuleType, runs: Runs) 
 
 
 def test_bf16_agrees_within_its_rounding(harness: ModuleType, runs: Runs) -> None:
-    more = ["backbone.freeze=none", "train.precision=bf16"]
-    plain = runs.run(
-        {"fp32": ["backbone.freeze=none", "train.strategy=plain"], "bf16": [*more, "train.strategy=plain"]}, 1
-    )
+    trained = ["backbone.freeze=none", SIX]
+    more = [*trained, "train.precision=bf16"]
+    plain = runs.run({"fp32": [*trained, "train.strategy=plain"], "bf16": [*more, "train.strategy=plain"]}, 1)
     rounding = harness.difference(plain["fp32"], plain["bf16"])[0]
     assert rounding > 1e-5
     for name, found in runs.run(under_all(harness, "bf16", more), 2).items():
