@@ -34,7 +34,7 @@ endif
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
-demo: setup  ## generated data, NEUCORE-XL and the floor rows, a table and a page in runs/demo
+demo: setup  ## generated data, NEUCORE-XL and the systems it must beat, a table and a page in runs/demo
 	$(BIN)/neucore-xl demo --out runs/demo
 
 test: test-fast test-slow  ## all tests, fast ones first

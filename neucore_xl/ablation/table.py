@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Row:
+class VariantRow:
     """One variant: every measure per seed (percent), and the headline's difference from the first variant.
 
     ``ahead`` is the mean over seeds with its 95 % interval by paired bootstrap over queries, each query's value
@@ -35,7 +35,7 @@ class Row:
 class Comparison:
     """The rows of an ablation; all were measured by ``protocol`` on the same ``queries``."""
 
-    rows: Sequence[Row]
+    rows: Sequence[VariantRow]
     seeds: Sequence[int]
     headline: str
     queries: int
@@ -84,7 +84,7 @@ def compare_variants(results: Mapping[str, Sequence[Result]], *, seeds: Sequence
         ahead = None
         if name != names[0]:
             ahead = paired_bootstrap(_per_query(results[name]), _per_query(base), strata=base[0].strata, seed=seed)
-        rows.append(Row(name, metrics, ahead, by_seed))
+        rows.append(VariantRow(name, metrics, ahead, by_seed))
     return Comparison(rows, list(seeds), base[0].headline, base[0].n_queries, dict(base[0].protocol))
 
 

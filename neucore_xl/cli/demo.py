@@ -1,4 +1,4 @@
-"""``neucore-xl demo``: generated data, a small CLIP, NEUCORE-XL and the floor rows, a table and a page."""
+"""``neucore-xl demo``: generated data, a small CLIP, NEUCORE-XL and the systems it must beat, a table and a page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder of everything the demo writes.")] = Path("runs/demo"),
 ) -> None:
-    """Generate data, train NEUCORE-XL and the rows that see one modality only, evaluate, print a table."""
+    """Generate data, train NEUCORE-XL and the systems that see one modality only, evaluate, print a table."""
     from neucore_xl.demo import run
 
     run(out)

@@ -1,4 +1,4 @@
-"""The main job from nothing: generated data, a small CLIP, NEUCORE-XL and the floor rows, a table, a page."""
+"""The main job from nothing: generated data, a small CLIP, NEUCORE-XL and the systems it must beat, a table, a page."""
 
 from __future__ import annotations
 

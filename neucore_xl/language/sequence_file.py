@@ -179,7 +179,7 @@ def _header(path: Path, line: str) -> dict[str, Any]:
 
 
 def _require_vocabulary(where: str, named: Any) -> None:
-    """A planner that knew other operations than ours would have planned otherwise: its file must be made anew."""
+    """A planner that knew other operations than ours would have planned otherwise: its file must be planned again."""
     if named is None:  # written by hand
         return
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):

@@ -26,13 +26,12 @@ import torch.distributed as dist
 
 from neucore_xl.parallel.world import World
 
-
-@dataclass(frozen=True)
-class _Mark:
-    phase: str
-    step: int
-    nth: int  # of the marks with this step
-    at: float
+_GONE = re.compile(
+    r"connection closed by peer|connection reset by peer|broken pipe|connection refused|socket closed|socket timeout|"
+    r"timed out (waiting|after)|communicator was aborted|remote process|ncclRemoteError|ncclSystemError|"
+    r"failed to recv, got 0 bytes|recvValue failed|sendBytes failed|watchdog caught collective operation timeout",
+    re.IGNORECASE,
+)
 
 
 class Watchdog:
@@ -189,40 +188,6 @@ class Watchdog:
         os._exit(1)  # the main thread waits in a call that cannot be interrupted
 
 
-def lost_peers(error: BaseException, world: World | None = None) -> str | None:
-    """One sentence if ``error`` says that other ranks are gone or do not answer, else None."""
-    if not isinstance(error, RuntimeError) or not _GONE.search(str(error)):
-        return None
-    who = f"rank {world.rank} on {world.host}" if world else "this rank"
-    return (
-        f"{who} lost the other ranks: one of them ended or no longer answers (see its own output); started again, the "
-        "run goes on from its last checkpoint."
-    )
-
-
-_GONE = re.compile(
-    r"connection closed by peer|connection reset by peer|broken pipe|connection refused|socket closed|socket timeout|"
-    r"timed out (waiting|after)|communicator was aborted|remote process|ncclRemoteError|ncclSystemError|"
-    r"failed to recv, got 0 bytes|recvValue failed|sendBytes failed|watchdog caught collective operation timeout",
-    re.IGNORECASE,
-)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _main_thread_at() -> str:
-    """The innermost line of the main thread that is not in a library: ``loop.py:112 in run_loop``."""
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    if frame is None:
-        return ""
-    stack = traceback.extract_stack(frame)
-    own = [entry for entry in stack if "site-packages" not in entry.filename and "<frozen" not in entry.filename]
-    entry = (own or list(stack))[-1]
-    return f"{Path(entry.filename).name}:{entry.lineno} in {entry.name}"
-
-
 @dataclass(frozen=True)
 class Sign:
     """What a rank says of itself: the ``nth`` mark of ``step`` was ``phase``, ``age`` seconds ago.
@@ -273,6 +238,40 @@ def silence_report(signs: Sequence[Sign], limit: float) -> str:
         f"lost: rank {_ranks(signs)} was not heard from for {_duration(limit)} (last at {last}): its process or node "
         "is gone or stopped; started again, the run goes on from its last checkpoint."
     )
+
+
+def lost_peers(error: BaseException, world: World | None = None) -> str | None:
+    """One sentence if ``error`` says that other ranks are gone or do not answer, else None."""
+    if not isinstance(error, RuntimeError) or not _GONE.search(str(error)):
+        return None
+    who = f"rank {world.rank} on {world.host}" if world else "this rank"
+    return (
+        f"{who} lost the other ranks: one of them ended or no longer answers (see its own output); started again, the "
+        "run goes on from its last checkpoint."
+    )
+
+
+@dataclass(frozen=True)
+class _Mark:
+    phase: str
+    step: int
+    nth: int  # of the marks with this step
+    at: float
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _main_thread_at() -> str:
+    """The innermost line of the main thread that is not in a library: ``loop.py:112 in run_loop``."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    if frame is None:
+        return ""
+    stack = traceback.extract_stack(frame)
+    own = [entry for entry in stack if "site-packages" not in entry.filename and "<frozen" not in entry.filename]
+    entry = (own or list(stack))[-1]
+    return f"{Path(entry.filename).name}:{entry.lineno} in {entry.name}"
 
 
 def _ranks(signs: Sequence[Sign]) -> str:

@@ -2,7 +2,7 @@
 
 A ``World`` of one process needs no process group and does nothing in its collective methods, so that callers never
 ask how many there are. What travels between processes here is small (flags, sentences, settings): it goes through
-CPU tensors, never through the accelerator.
+CPU tensors, never through the accelerator. ``in_step`` keeps ranks together whose work takes them different times.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import torch.distributed as dist
 from neucore_xl.errors import UserError, one_sentence
 
 T = TypeVar("T")
+
+BEAT = 10.0  # seconds between two meetings of `in_step`: far below the timeout of any process group
 
 
 @dataclass
@@ -115,23 +117,7 @@ class World:
             raise _joined(found)
 
 
-def _joined(found: list[tuple[str, int, str] | None]) -> UserError:
-    """One error for all: the first sentence, and who said it unless everybody did."""
-    who = [(rank, entry) for rank, entry in enumerate(found) if entry is not None]
-    text, code, _ = who[0][1]
-    same = [(rank, entry[2]) for rank, entry in who if entry[0] == text]
-    if len(same) < len(found):
-        text = f"{', '.join(f'rank {rank} on {host}' for rank, host in same)}: {text}"
-        others = len(who) - len(same)
-        if others:
-            text += f" ({others} other ranks failed otherwise)"
-    error = UserError(text)
-    error.exit_code, error.on_all_ranks = code, True
-    return error
-
-
 ALONE = World()  # the world of one process
-BEAT = 10.0  # seconds between two meetings: far below the timeout of any process group
 
 
 def in_step(world: World, work: Generator[Any, None, None], beat: float = BEAT) -> None:
@@ -154,6 +140,21 @@ def in_step(world: World, work: Generator[Any, None, None], beat: float = BEAT) 
                 return
     finally:
         work.close()
+
+
+def _joined(found: list[tuple[str, int, str] | None]) -> UserError:
+    """One error for all: the first sentence, and who said it unless everybody did."""
+    who = [(rank, entry) for rank, entry in enumerate(found) if entry is not None]
+    text, code, _ = who[0][1]
+    same = [(rank, entry[2]) for rank, entry in who if entry[0] == text]
+    if len(same) < len(found):
+        text = f"{', '.join(f'rank {rank} on {host}' for rank, host in same)}: {text}"
+        others = len(who) - len(same)
+        if others:
+            text += f" ({others} other ranks failed otherwise)"
+    error = UserError(text)
+    error.exit_code, error.on_all_ranks = code, True
+    return error
 
 
 def _advance(work: Generator[Any, None, None], seconds: float) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from neucore_xl.config.schema import LanguageSettings
 from neucore_xl.errors import UserError
-from neucore_xl.language.llm.store import Store
+from neucore_xl.language.llm.store import SentenceStore
 from neucore_xl.language.llm.work import RecordPlanner, Shard, Tally, merge, plan_pending
 from neucore_xl.language.sequence_file import read_header
 from neucore_xl.prepare.sequences import DEFAULT_MAX_STEPS, read_sentences
@@ -173,7 +173,7 @@ def prepare_llm(
     asked = read_sentences(root, splits, name)
     texts = asked.distinct if limit is None else asked.distinct[:limit]
     identity = planner if isinstance(planner, Mapping) else planner.settings
-    store = Store(root / "sequences", identity)
+    store = SentenceStore(root / "sequences", identity)
     settings = _header_settings(store.identity)
     path = out or root / "sequences" / _file_name(asked.splits if splits else (), limit)
     _refuse_existing(path, settings, force)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _FREE = '%llguidance {"no_forcing": true}\n'
 
 
-class Vocabulary:
+class TokenVocabulary:
     """A tokenizer as the grammar sees it: which bytes each token spells.
 
     Args:
@@ -81,7 +81,7 @@ class Vocabulary:
 class Rows:
     """The state of every row of a batch: its matcher, what it wrote, and why it failed if it did."""
 
-    def __init__(self, vocabulary: Vocabulary, grammars: Sequence[str]) -> None:
+    def __init__(self, vocabulary: TokenVocabulary, grammars: Sequence[str]) -> None:
         from llguidance import LLMatcher
 
         self.vocabulary = vocabulary

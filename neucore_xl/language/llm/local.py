@@ -55,7 +55,7 @@ class LocalWriter:
         language: LanguageSettings | None = None,
         share_prefix: bool = True,
     ) -> None:
-        from neucore_xl.language.llm.constrain import Vocabulary
+        from neucore_xl.language.llm.constrain import TokenVocabulary
 
         if batch_size < 1 or max_new_tokens < 1 or max_steps < 1:
             raise UserError("batch size, steps and new tokens of a language model must be at least 1")
@@ -74,7 +74,7 @@ class LocalWriter:
         self._halved = False
         self._tokenizer = self.loaded.tokenizer
         self._ends = _end_tokens(self.loaded)
-        self._vocabulary = Vocabulary(self._tokenizer, _width(self.loaded.model), self._ends)
+        self._vocabulary = TokenVocabulary(self._tokenizer, _width(self.loaded.model), self._ends)
         self._control = _control_tokens(self._tokenizer)
         self._head, self._tail = self._frame()
         self._share = share_prefix and not self.loaded.encoder_decoder

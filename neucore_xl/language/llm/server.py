@@ -1,8 +1,9 @@
 """A model behind an OpenAI-compatible server (vLLM, llama.cpp, ``transformers serve``, …), many questions at a time.
 
 The client library waits and asks again after refused connections, timeouts, full queues and errors of the server, with
-growing pauses; answers that are none are asked for again here. When that does not help either, one harmless question
-tells a server that is down (``UserError``: the run goes on later) from one that cannot cope with this one sentence.
+growing pauses; what comes back and is no completion is asked for again here. When that does not help either, one
+harmless question tells a server that is down (``UserError``: the run goes on later) from one that cannot cope with
+this one sentence.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class ServerWriter:
 
     ``revision`` is a label of your own: the server says nothing of its weights. The key comes from the environment
     (``OPENAI_API_KEY``). The endpoint is no part of the identity: the same model may answer elsewhere next time.
-    Raises ``UserError`` for an address that is none; all else is found when the first answer is asked for.
+    Raises ``UserError`` for an ``endpoint`` that is no address; all else is found when the first answer is asked for.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ _COLUMNS = {
 }
 
 
-class Store:
+class SentenceStore:
     """The stored sentences of one planner; ``parent`` is the folder that holds a folder per planner."""
 
     def __init__(self, parent: Path, identity: Mapping[str, Any]) -> None:
@@ -70,7 +70,7 @@ class Store:
                 "annotations that can be written to, or free some room"
             ) from error
         except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}): delete it, and it is written anew") from error
+            raise UserError(f"{path} is damaged ({error}): delete it, and it is written again") from error
         if found != self.identity:
             raise UserError(f"{path} tells of another planner than the folder's name: move the folder away")
 

@@ -126,7 +126,7 @@ def parse(raw: str, form: Form) -> tuple[RawStep, ...] | str:
     """The steps that an answer spells, or the reason why it cannot be read; never raises.
 
     Text around the JSON (a fence, a greeting) is passed over. What has the wrong type becomes "" or is left out:
-    that is the judge's business.
+    the check of the answer says what is missing then.
     """
     start = raw[:_MAX_RAW].find("[" if form == "arrays" else "{")
     if start < 0:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from neucore_xl.errors import UserError
 from neucore_xl.language.llm.answers import Record, Timing
-from neucore_xl.language.llm.store import Store
+from neucore_xl.language.llm.store import SentenceStore
 from neucore_xl.language.sequence import check_sequence
 from neucore_xl.language.sequence_file import Noted, write_sequences
 from neucore_xl.progress import track
@@ -85,7 +85,12 @@ class Tally:
 
 
 def plan_pending(
-    planner: RecordPlanner, texts: Sequence[str], store: Store, *, max_steps: int, console: Console | None = None
+    planner: RecordPlanner,
+    texts: Sequence[str],
+    store: SentenceStore,
+    *,
+    max_steps: int,
+    console: Console | None = None,
 ) -> Tally:
     """Plan and store those of the distinct ``texts`` that are not stored; returns what was planned now.
 
@@ -127,7 +132,7 @@ def plan_pending(
 
 
 def merge(
-    store: Store,
+    store: SentenceStore,
     texts: Sequence[str],
     path: Path,
     *,
@@ -255,12 +260,12 @@ def _require_sound(records: Sequence[Record], asked: set[str], max_steps: int) -
             raise RuntimeError(f"unsound sequence for {text[:60]!r}: {problems[0]}")
 
 
-def _how_to_go_on(texts: Sequence[str], store: Store) -> str:
+def _how_to_go_on(texts: Sequence[str], store: SentenceStore) -> str:
     stored = len(texts) - len(store.pending(texts))
     return f"{stored} of {len(texts)} sentences are stored in {store.folder}: run the same command to go on."
 
 
-def _missing(missing: Sequence[str], texts: Sequence[str], store: Store, shards: int | None) -> str:
+def _missing(missing: Sequence[str], texts: Sequence[str], store: SentenceStore, shards: int | None) -> str:
     said = (
         f"{len(missing)} of {len(texts)} sentences are not planned yet in {store.folder}, "
         f"the first is {missing[0][:80]!r}"

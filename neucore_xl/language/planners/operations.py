@@ -23,8 +23,8 @@ def classify(tokens: Sequence[Token], before: Sequence[Token] = ()) -> Operation
 
     ``before`` is the clause in front of it: "striped" alone changes something after "make it bigger and".
     """
-    clause = Clause(behind_frame(tokens))
-    if before and len(tokens) == 1 and tokens[0].tag_ != "JJR" and Clause(before).lead in {"make", "turn"}:
+    clause = ParsedClause(behind_frame(tokens))
+    if before and len(tokens) == 1 and tokens[0].tag_ != "JJR" and ParsedClause(before).lead in {"make", "turn"}:
         return Operation.CHANGE
     for operation, rule in _RULES:
         if rule(clause):
@@ -46,7 +46,7 @@ def is_frame(tokens: Sequence[Token]) -> bool:
     return bool(content) and all(lemma_of(t) in cues.FRAMES for t in content)
 
 
-class Clause:
+class ParsedClause:
     """A clause with what the rules ask of it: lemmas, lower-case text, its leading verb and that verb's object."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:
@@ -99,17 +99,17 @@ def _is_modifier(token: Token) -> bool:
     return token.dep_ == "compound" and token.head.i > token.i and token.head.pos_ == "NOUN"
 
 
-def _remove(c: Clause) -> bool:
+def _remove(c: ParsedClause) -> bool:
     return c.lead in cues.REMOVE and not cues.COUNT_CHANGE.search(c.text)
 
 
-def _count_change(c: Clause) -> bool:
+def _count_change(c: ParsedClause) -> bool:
     if c.lead in cues.KEEP and "only" not in c.lemmas and "number" in c.lemmas:
         return False  # "keep the number of dogs"
     return bool(cues.COUNT_CHANGE.search(c.text)) and not c.text.endswith(("the same", "unchanged"))
 
 
-def _keep(c: Clause) -> bool:
+def _keep(c: ParsedClause) -> bool:
     if c.lead in {"change", "alter", "modify"}:
         return "nothing else" in c.text
     if cues.COMPARED.search(c.text) or " but " in f" {c.text} " or _camera(c):
@@ -121,27 +121,27 @@ def _keep(c: Clause) -> bool:
     return bool(cues.KEPT.search(c.text)) and "same" not in c.lemmas
 
 
-def _same_but_more(c: Clause) -> bool:
+def _same_but_more(c: ParsedClause) -> bool:
     return _same_but(c) and any(t.tag_ in {"JJR", "RBR"} for t in c.tokens)
 
 
-def _same_but(c: Clause) -> bool:
+def _same_but(c: ParsedClause) -> bool:
     """ "the same cup but blue": the planner leaves such a clause whole."""
     return " but " in c.text and not c.lemmas.isdisjoint({"same", "similar"})
 
 
-def _leads_with_same(c: Clause) -> bool:
+def _leads_with_same(c: ParsedClause) -> bool:
     """ "show the same dog", "be the same furniture": what is shown is what was there, and nothing more is said."""
     rest = [t for t in c.object if t.pos_ != "DET"]
     return c.lead in cues.SHOW and bool(rest) and rest[0].lower_ == "same" and all(t.pos_ != "VERB" for t in rest)
 
 
-def _camera(c: Clause) -> bool:
+def _camera(c: ParsedClause) -> bool:
     """The frame itself is changed: "the same scene mirrored"."""
     return not c.lemmas.isdisjoint({"mirror", "mirrored", "flip", "rotate", "zoom", "tilt", "zoomed"})
 
 
-def _backdrop(c: Clause) -> bool:
+def _backdrop(c: ParsedClause) -> bool:
     if c.lemmas.isdisjoint(cues.BACKDROP):
         return c.lead in cues.CHANGE | {"make"} and not _object_nouns(c).isdisjoint(cues.SCENERY)
     if c.text.startswith(("no ", "without ", "not ")):
@@ -151,11 +151,11 @@ def _backdrop(c: Clause) -> bool:
     return not (any(t.tag_ in {"JJR", "RBR"} for t in c.tokens) and nouns <= cues.BACKDROP)
 
 
-def _shifted(c: Clause) -> bool:
+def _shifted(c: ParsedClause) -> bool:
     return bool(cues.SHIFTED.search(c.text))
 
 
-def _object_nouns(c: Clause) -> frozenset[str]:
+def _object_nouns(c: ParsedClause) -> frozenset[str]:
     """Lemma of the noun that the leading verb acts on: the last of the first run of determiners, adjectives, nouns."""
     noun = ""
     for token in c.object:
@@ -165,11 +165,11 @@ def _object_nouns(c: Clause) -> frozenset[str]:
     return frozenset({noun})
 
 
-def _gone(c: Clause) -> bool:
+def _gone(c: ParsedClause) -> bool:
     return bool(cues.GONE.search(c.text)) and "tilted" not in c.lemmas
 
 
-def _viewpoint(c: Clause) -> bool:
+def _viewpoint(c: ParsedClause) -> bool:
     if c.lead in cues.ADD:
         return False
     if c.lead in cues.CAMERA - {"level", "crop"}:
@@ -177,7 +177,7 @@ def _viewpoint(c: Clause) -> bool:
     return bool(cues.VIEW.search(c.text)) or any(lemma_of(t) == "face" and t.pos_ == "VERB" for t in c.tokens)
 
 
-def _change(c: Clause) -> bool:
+def _change(c: ParsedClause) -> bool:
     if c.lead in cues.CHANGE or not c.verbs.isdisjoint(cues.CHANGE - {"turn", "paint", "dye"}):
         return True
     if c.lead in {"make", "turn", "take"} and " into " in c.text:
@@ -185,17 +185,17 @@ def _change(c: Clause) -> bool:
     return bool(cues.COMPARED.search(c.text))
 
 
-def _negated(c: Clause) -> bool:
+def _negated(c: ParsedClause) -> bool:
     return bool(cues.NEGATED.search(c.text)) and not any(p in c.text for p in ("not as ", "not so "))
 
 
-def _addition(c: Clause) -> bool:
+def _addition(c: ParsedClause) -> bool:
     if c.lead in cues.ADD or (c.lead in cues.PLACE and bool(c.object) and not c.definite_object):
         return True
     return bool(cues.ADDED.search(c.text))
 
 
-def _cardinality(c: Clause) -> bool:
+def _cardinality(c: ParsedClause) -> bool:
     return any(_counts(c.tokens, i) for i in range(len(c.tokens))) or bool(cues.COUNT_WORDS.search(c.text))
 
 
@@ -213,18 +213,18 @@ def _counts(tokens: Sequence[Token], i: int) -> bool:
     return not (token.dep_ == "nummod" and token.head.dep_ in {"compound", "amod", "nmod"})
 
 
-def _comparative(c: Clause) -> bool:
+def _comparative(c: ParsedClause) -> bool:
     if any(t.tag_ in {"JJR", "RBR"} for t in c.tokens) or c.lead in cues.SCALE:
         return True
     return bool(cues.SCALED.search(c.text))
 
 
-def _make(c: Clause) -> bool:
+def _make(c: ParsedClause) -> bool:
     """ "make the cup blue", "give it stripes": an order to change what is there."""
     return c.lead in {"make", "give"} and c.definite_object
 
 
-def _spatial(c: Clause) -> bool:
+def _spatial(c: ParsedClause) -> bool:
     if c.lead in cues.MOVE | cues.PLACE or not c.verbs.isdisjoint({"move", "shift", "relocate"}):
         return True
     if c.tokens[0].lower_ in cues.PREPOSITIONS and c.tokens[0].pos_ in {"ADP", "SCONJ", "ADV"}:
@@ -240,7 +240,7 @@ def _has_place(verb: Token) -> bool:
     return any(child.dep_ in {"prep", "prt"} and child.lower_ in cues.PREPOSITIONS for child in verb.children)
 
 
-_RULES: tuple[tuple[Operation, Callable[[Clause], bool]], ...] = (
+_RULES: tuple[tuple[Operation, Callable[[ParsedClause], bool]], ...] = (
     (Operation.COMPARATIVE, _same_but_more),
     (Operation.CHANGE, _same_but),
     (Operation.NEGATION, _remove),

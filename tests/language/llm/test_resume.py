@@ -18,7 +18,7 @@ from tiny import save_tiny
 from neucore_xl.cli import main
 from neucore_xl.errors import UserError
 from neucore_xl.language.llm.prompt import load_prompt
-from neucore_xl.language.llm.store import Store
+from neucore_xl.language.llm.store import SentenceStore
 from neucore_xl.language.sequence_file import read_sequences
 from neucore_xl.prepare.llm import LlmOptions, stored_identity
 from tests.support.forks import Fork, Forks, clean_environment
@@ -95,7 +95,7 @@ def asked_of(log: Path) -> list[str]:
 
 def stored(root: Path) -> set[str]:
     (folder,) = (root / "sequences").glob("llm-*")
-    store = Store(folder.parent, json.loads((folder / "identity.json").read_text()))
+    store = SentenceStore(folder.parent, json.loads((folder / "identity.json").read_text()))
     return set(SENTENCES) - set(store.pending(SENTENCES))
 
 
@@ -196,7 +196,7 @@ def test_two_stores_of_one_model_are_told_apart_by_revision(root: Path) -> None:
         writer = {"model": "tiny", "revision": revision, "prompt": load_prompt().version, "decoding": decoding}
         identities.append({"writer": writer, "max_steps": 6})
     for identity in identities:
-        Store(root / "sequences", identity).open()
+        SentenceStore(root / "sequences", identity).open()
     with pytest.raises(UserError, match="several folders hold sentences of /models/tiny"):
         stored_identity(root, LlmOptions("/models/tiny"))
     assert stored_identity(root, LlmOptions("/models/tiny", revision="sha256:2")) == identities[1]

@@ -24,7 +24,7 @@ from neucore_xl.errors import UserError
 from neucore_xl.language.llm.planner import LlmPlanner
 from neucore_xl.language.llm.prompt import load_prompt
 from neucore_xl.language.llm.server import ServerWriter
-from neucore_xl.language.llm.store import Store
+from neucore_xl.language.llm.store import SentenceStore
 from neucore_xl.language.llm.work import merge, plan_pending
 from neucore_xl.language.sequence_file import read_sequences
 
@@ -82,7 +82,7 @@ def test_a_real_server_plans_and_when_it_dies_the_rest_is_planned_later(
 
     made = planner()
     settings = made.settings
-    store = Store(tmp_path, settings)
+    store = SentenceStore(tmp_path, settings)
     tally = plan_pending(made, TEXTS, store, max_steps=6)
     assert tally.sentences == len(TEXTS)
     assert tally.prompt_tokens > 100 * len(TEXTS)  # the server counted the prompt

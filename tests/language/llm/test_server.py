@@ -25,7 +25,7 @@ from neucore_xl.errors import UserError
 from neucore_xl.language.llm.answers import Answer, Record
 from neucore_xl.language.llm.prompt import load_prompt
 from neucore_xl.language.llm.server import HARMLESS, ServerWriter
-from neucore_xl.language.llm.store import Store
+from neucore_xl.language.llm.store import SentenceStore
 from neucore_xl.language.llm.wire import json_schema
 from neucore_xl.language.llm.work import Stopped, plan_pending
 from neucore_xl.language.sequence import FusionSequence, Operation, Step
@@ -185,7 +185,7 @@ def test_a_server_that_breaks_down_ends_the_run_and_the_same_command_goes_on(
 
     def run(server: Loopback) -> None:
         made = writer(server.url, retries=0, parallel=1, timeout=0.5 if reply == "hang" else 30.0)
-        store = Store(tmp_path, made.identity)
+        store = SentenceStore(tmp_path, made.identity)
         plan_pending(WholeSentence(made), TEXTS, store, max_steps=6)
 
     with serving(breaks) as server:
@@ -270,7 +270,7 @@ def test_a_signal_while_the_server_is_waited_for(
 
     with serving(stuck) as server:
         made = writer(server.url, parallel=1)
-        store = Store(tmp_path, made.identity)
+        store = SentenceStore(tmp_path, made.identity)
         begin = time.monotonic()
         with pytest.raises(Stopped, match="3 of 12 sentences are stored"):
             plan_pending(WholeSentence(made), TEXTS, store, max_steps=6)

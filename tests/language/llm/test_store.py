@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from neucore_xl.errors import UserError
 from neucore_xl.language.llm import store as storing
 from neucore_xl.language.llm.answers import Record
-from neucore_xl.language.llm.store import Store
+from neucore_xl.language.llm.store import SentenceStore
 from neucore_xl.language.sequence import FusionSequence, Operation, Step
 
 IDENTITY = {"model": "small", "revision": "1", "decoding": {"beams": 1}}
@@ -24,8 +24,8 @@ def record(text: str, **more: object) -> Record:
     return Record(FusionSequence(text, (Step(Operation.KEEP, ("it",), text, ("cat",)),)), **more)  # type: ignore[arg-type]
 
 
-def opened(parent: Path, identity: dict[str, object] = IDENTITY) -> Store:
-    made = Store(parent, identity)
+def opened(parent: Path, identity: dict[str, object] = IDENTITY) -> SentenceStore:
+    made = SentenceStore(parent, identity)
     made.open()
     return made
 
@@ -57,11 +57,11 @@ def test_a_store_of_nothing_gives_nothing(tmp_path: Path) -> None:
 
 @given(st.lists(st.text(st.characters(exclude_categories=())), min_size=1, unique=True))
 def test_a_key_belongs_to_one_sentence_of_one_planner(texts: list[str]) -> None:
-    stores = [Store(Path("x"), identity) for identity in (IDENTITY, IDENTITY | {"revision": "2"})]
+    stores = [SentenceStore(Path("x"), identity) for identity in (IDENTITY, IDENTITY | {"revision": "2"})]
     keys = {s.key(t) for s in stores for t in texts}
     assert len(keys) == 2 * len(texts)
     assert stores[0].folder != stores[1].folder
-    same = Store(Path("x"), dict(reversed(IDENTITY.items())))
+    same = SentenceStore(Path("x"), dict(reversed(IDENTITY.items())))
     assert (same.folder, same.key(texts[0])) == (stores[0].folder, stores[0].key(texts[0]))
 
 
@@ -85,22 +85,22 @@ def test_another_process_sees_what_is_put_together_meanwhile(tmp_path: Path, mon
     texts = ["one", "two", "three"]
     for text in texts:
         writer.put([record(text)])
-    listed = Store._parts
+    listed = SentenceStore._parts
     replaced: list[Path] = []
 
-    def slow(self: Store) -> list[Path]:
+    def slow(self: SentenceStore) -> list[Path]:
         found = listed(self)
         if self is reader and not replaced:
             replaced.extend(found)
             writer.compact()
         return found
 
-    monkeypatch.setattr(Store, "_parts", slow)
+    monkeypatch.setattr(SentenceStore, "_parts", slow)
     assert reader.pending([*texts, "four"]) == ["four"]
     assert len(replaced) == 3
     assert not any(p.exists() for p in replaced)
     again = opened(tmp_path)
-    monkeypatch.setattr(Store, "_parts", listed)
+    monkeypatch.setattr(SentenceStore, "_parts", listed)
     assert [r.sequence.text for r in again.read(texts)] == texts
 
 

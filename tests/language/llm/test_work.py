@@ -18,7 +18,7 @@ from rich.console import Console
 from neucore_xl.errors import UserError
 from neucore_xl.language.llm import work
 from neucore_xl.language.llm.answers import Record
-from neucore_xl.language.llm.store import Store
+from neucore_xl.language.llm.store import SentenceStore
 from neucore_xl.language.llm.work import Shard, Stopped, merge, plan_pending, show_rates, timed_records
 from neucore_xl.language.sequence import FusionSequence, Operation, Step
 from neucore_xl.language.sequence_file import read_sequences
@@ -55,8 +55,8 @@ class Portions:
         return Record(FusionSequence(text, (step,)), "cut short" if odd else None, {} if odd else {"order": 2}, 9, 3)
 
 
-def planned(folder: Path, planner: Any, texts: Sequence[str] = TEXTS) -> tuple[Store, work.Tally]:
-    store = Store(folder, planner.settings)
+def planned(folder: Path, planner: Any, texts: Sequence[str] = TEXTS) -> tuple[SentenceStore, work.Tally]:
+    store = SentenceStore(folder, planner.settings)
     return store, plan_pending(planner, texts, store, max_steps=6, console=Console(quiet=True))
 
 
@@ -131,7 +131,7 @@ def test_a_shard_that_is_none(text: str) -> None:
 
 
 def test_a_merge_names_what_is_missing_and_the_shards_that_lack_it(tmp_path: Path) -> None:
-    store = Store(tmp_path, Portions.settings)
+    store = SentenceStore(tmp_path, Portions.settings)
     for index in (0, 2):
         plan_pending(Portions(), Shard(index, 4).of(TEXTS), store, max_steps=6, console=Console(quiet=True))
     path = tmp_path / "llm.jsonl"
@@ -189,7 +189,7 @@ def test_memory_does_not_grow_with_what_is_planned(tmp_path: Path) -> None:
         texts = [f"make the dog number {i} a bit larger than the other one" for i in range(count)]
         planner = Portions(size=500)
         tracemalloc.start()
-        store = Store(tmp_path / str(count), planner.settings)
+        store = SentenceStore(tmp_path / str(count), planner.settings)
         for window in range(0, count, 1000):  # what the planner would keep is not the question here
             plan_pending(planner, texts[window : window + 1000], store, max_steps=6, console=Console(quiet=True))
             planner.asked.clear()
@@ -233,6 +233,6 @@ def test_a_process_ends_in_order_on_sigterm(forks: Forks, tmp_path: Path) -> Non
     finally:
         process.kill()
     said = process.said()
-    stored = 50 - len(Store(tmp_path, Portions.settings).pending(TEXTS))
+    stored = 50 - len(SentenceStore(tmp_path, Portions.settings).pending(TEXTS))
     assert 0 < stored < 50
     assert f"{stored} of 50 sentences are stored" in said
