@@ -90,7 +90,7 @@ def test_the_evaluation_scripts_name_the_nearest_dataset(
     for name in ("cirr", "fashion_iq", "scores"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("base: demo\n")
+    (tmp_path / "run" / "config.yaml").write_text("{}\n")
     entry = __import__(script).main
     with pytest.raises(UserError, match="did you mean fashion-iq"):
         entry(["--run", str(tmp_path / "run"), "--data", str(tmp_path), "--out", str(tmp_path / "out"), OVERRIDE])
