@@ -3,7 +3,7 @@
     python benchmarks/generate.py [--images 4000] [--workers 2] [--queries 600]
 
 The last block needs no model. "image alone" ranks the gallery by the similarity that built the subsets, the best that
-an observer without the text can do; "text alone" guesses among all images that give the words no lie; "both" ranks the
+an observer without the text can do; "text alone" guesses among all images of which the words are true; "both" ranks the
 images that fit the statements as edits of the reference by their similarity to it. It tells what is possible, not
 what a model reaches.
 """

@@ -1,1 +1,1 @@
-"""A run on disk and a model at work: run folders, cached features, loading a run, encoding queries and galleries."""
+"""A run on disk and its parts: the folder, its environment, its checkpoints, and the system that they become."""

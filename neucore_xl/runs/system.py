@@ -26,7 +26,7 @@ from neucore_xl.language.vocabulary import Vocabulary
 from neucore_xl.models.backbone import Backbone, build_backbone
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.lora import is_adapter
-from neucore_xl.models.registry import build_composer
+from neucore_xl.models.registry import build_composer, composer_class
 from neucore_xl.models.towers import parameters_hash
 from neucore_xl.parallel.device import resolve_device
 from neucore_xl.parallel.world import ALONE, World
@@ -200,9 +200,10 @@ def assemble(settings: Settings, vocabulary: Vocabulary | None = None, *, world:
     """Build every part of ``settings``; without ``vocabulary`` it is made from the training split's sentences.
 
     Initial weights are a function of ``train.seed`` (and of the pretrained file); torch's own random state is left
-    as it was. Raises ``UserError`` for an unknown backbone, row or data folder, on every rank of ``world``.
+    as it was. Raises ``UserError`` for an unknown system, backbone or data folder, on every rank of ``world``.
     """
     with world.agreed():
+        composer_class(settings.model.name)  # a wrong name is refused before the sentences are read
         tagger = ConceptTagger(settings.language, cache_root(settings.train))
     if vocabulary is None:
         vocabulary = world.on_main(lambda: build_vocabulary(settings, tagger))

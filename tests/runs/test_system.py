@@ -1,4 +1,4 @@
-"""From a run folder to scores, on real parts: a tiny random CLIP, the concat and the neucore-xl row."""
+"""From a run folder to scores, on real parts: a tiny random CLIP, concat and neucore-xl."""
 
 from __future__ import annotations
 
@@ -250,3 +250,12 @@ def test_the_manifest_names_what_it_belongs_to(settings: Settings, tmp_path: Pat
         "backbone": parts.backbone.fingerprint(),
         "vocabulary": parts.vocabulary.fingerprint(),
     }
+
+
+def test_an_unknown_system_is_refused_before_anything_is_built(
+    settings: Settings, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neucore_xl.runs.system.build_vocabulary", lambda *_: pytest.fail("sentences were read"))
+    monkeypatch.setattr("neucore_xl.runs.system.build_backbone", lambda *_: pytest.fail("towers were built"))
+    with pytest.raises(UserError, match=r"no system 'residul'; did you mean residual\?"):
+        assemble(change(settings, {"model": {"name": "residul"}}))
