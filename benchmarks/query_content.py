@@ -1,7 +1,7 @@
 """What a query of a split brings to a forward pass: ``python benchmarks/query_content.py RECIPE [key=value …]``.
 
 Phrases and concept names are short texts, each encoded once a batch; ``neucore-xl plan`` assumes a number of them
-per query (``neucore_xl/training/shapes.py``), and this counts it on real annotations. No image is opened.
+per query (``neucore_xl/sizing/blank.py``), and this counts it on real annotations. No image is opened.
 Example: ``python benchmarks/query_content.py cirr-vit-b16 data.root=data/cirr data.train_split=val``.
 """
 

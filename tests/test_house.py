@@ -193,3 +193,21 @@ def test_every_package_file_is_a_room_one_can_hold_in_the_head():
         if (count := len(path.read_text(encoding="utf-8").splitlines())) > 400
     }
     assert long == {}, "split a file that holds two ideas"
+
+
+# Named by a page or a test for what it says of them: a user's own file, and one that is not there.
+NOT_OURS = {"slurm/site.sh", "ds_configs/zero4.json"}
+
+
+def test_files_that_texts_name_exist():
+    """A page or docstring that names a file of the project by its path is kept when the file moves."""
+    folders = "neucore_xl|tests|benchmarks|eval|slurm|ds_configs|docs|examples"
+    named = re.compile(rf"(?<![\w/.-])(?:{folders})/[\w/.-]*\w\.(?:py|md|ya?ml|jsonl?|sh|sbatch)\b")
+    missing = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in tracked()
+        if path.suffix in {".py", ".md", ".toml", ".yaml", ".yml", ".sh", ".sbatch", ""}
+        for name in named.findall(path.read_text(encoding="utf-8", errors="replace"))
+        if name not in NOT_OURS and not (ROOT / name).exists()
+    }
+    assert missing == set()

@@ -1,6 +1,6 @@
 """Bytes that every rank holds of the model's states, for each way of sharing them; arithmetic on shapes.
 
-What DeepSpeed 0.19 really keeps, read from its source and measured in tests/training/test_plan_states.py:
+What DeepSpeed 0.19 really keeps, read from its source and measured in tests/sizing/test_plan_states.py:
 
 | | plain, DDP | ZeRO 1 | ZeRO 2 | ZeRO 3 |
 |---|---|---|---|---|
