@@ -41,6 +41,7 @@ def test_a_recipe_runs_dry(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_a_recipe_that_trains_towers_runs_dry_on_eight_gpus(name: str) -> None:
+    """Slow: up to half a minute of rehearsing a step of billions of parameters, once for each model of the recipes."""
     said = dry(name)
     assert "pixels" in said
     assert "recommended: " in said

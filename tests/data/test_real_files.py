@@ -127,6 +127,7 @@ def test_doctor_on_fashion_iq(shared: Path) -> None:
 
 @pytest.mark.slow
 def test_doctor_decodes_the_stamps(shared: Path) -> None:
+    """Slow: 1380 real pictures are decoded, which no generated ones stand for."""
     report = examine("fashion-iq", shared / "stamps-fiq", workers=2)
     assert report.trainable
     assert report.pictures is not None

@@ -111,6 +111,7 @@ TOY = Size(
 
 @pytest.mark.slow
 def test_the_whole_demo_and_once_more(tmp_path: Path) -> None:
+    """Slow: a CLIP and five runs of two steps; that the stages fit together shows only when all are run."""
     out = tmp_path / "demo"
     content = run_demo(out, Console(file=io.StringIO()), TOY)
     stored = json.loads((out / "metrics.json").read_text())

@@ -1,4 +1,8 @@
-"""Whole jobs of several processes: the same run, stopped, killed, resumed by others, and refused in one sentence."""
+"""Whole jobs of several processes: the same run, stopped, killed, resumed by others, and refused in one sentence.
+
+Slow: trainings of six steps from the start of the processes to their end, a few seconds of a core for each rank.
+Everything else tests the parts; here they have to work together.
+"""
 
 from __future__ import annotations
 

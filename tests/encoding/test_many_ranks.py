@@ -1,4 +1,8 @@
-"""Two and three processes that encode and compute features together find what one process finds, to the bit."""
+"""Two and three processes that encode and compute features together find what one process finds, to the bit.
+
+Slow: two and three processes, each of which builds and scores six systems, ten seconds of a core for each; only
+processes of their own exchange features.
+"""
 
 from __future__ import annotations
 

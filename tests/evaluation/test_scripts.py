@@ -54,6 +54,7 @@ def test_help_imports_no_torch(name):
 
 @pytest.mark.slow
 def test_hidden_labels_and_missing_runs_are_one_sentence(shared, tmp_path):
+    """Slow: three processes of their own, since the entry of each script turns errors into exit codes."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("model:\n  name: concat\n")
     common = ("--run", tmp_path / "run", "--data", shared / "cirr", "--out", tmp_path / "out")
@@ -99,6 +100,7 @@ def trained(request, towers, tmp_path_factory) -> tuple[str, Path, Path, Path]:
 
 @pytest.mark.slow
 def test_evaluate_compare_and_submit(trained, tmp_path, call):
+    """Slow: two runs are trained and scored by whole scripts, one in a process of its own; units test the parts."""
     layout, data, ours, floor = trained
     name = "cirr" if layout == "cirr" else "fashion_iq"
 
@@ -147,7 +149,7 @@ def test_evaluate_compare_and_submit(trained, tmp_path, call):
 
 @pytest.mark.slow
 def test_two_processes_write_the_figures_of_one(trained, tmp_path, forks):
-    """Slow: three processes for each layout."""
+    """Slow: three processes for each layout, as one process cannot show that several write the same files."""
     layout, data, ours, _ = trained
     path = REPOSITORY / "eval" / ("cirr.py" if layout == "cirr" else "fashion_iq.py")
     options = ("--run-dir", ours, "--data", data, "--batch-size", 16, "train.cache_features=false")

@@ -1,4 +1,7 @@
-"""The launchers themselves, each asked for two processes: the world has two, or there is a sentence and no world."""
+"""The launchers themselves, each asked for two processes: the world has two, or there is a sentence and no world.
+
+Slow because nothing stands for a launcher: each is started as a user starts it, with all its imports and its workers'.
+"""
 
 from __future__ import annotations
 

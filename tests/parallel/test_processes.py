@@ -1,4 +1,8 @@
-"""Real processes that meet, die, hang, are warned and are stopped."""
+"""Real processes that meet, die, hang, are warned and are stopped.
+
+Slow because they wait: for a port where nobody comes, for a limit that has to pass. The processes are forked and cost
+little.
+"""
 
 from __future__ import annotations
 

@@ -53,6 +53,7 @@ def test_two_terminations_together_are_one_because_slurm_and_torchrun_both_send_
 
 @pytest.mark.slow
 def test_a_second_termination_later_acts_at_once(forks: Forks, tmp_path: Path):
+    """Slow: a process that dies of the signal."""
     script = """
 import signal, time
 from neucore_xl.parallel import stopping

@@ -52,6 +52,7 @@ def test_every_kind_of_tower_has_the_parameters_of_the_real_one(kind: str, row: 
 
 @pytest.mark.slow
 def test_vit_b16_has_the_parameters_of_the_real_one() -> None:
+    """Slow: 150 million real parameters; the fast test has towers of every kind, this one the shape that is used."""
     same(load_settings("cirr-vit-b16", ["backbone.pretrained=null", "backbone.freeze=none"]))
 
 

@@ -1,6 +1,9 @@
 """Whole jobs on a real Slurm: every launcher, every way to be interrupted, and what is refused.
 
 Training jobs are held against ``unbroken``, one process that nothing disturbs.
+
+Slow: a job starts up to four processes that import everything, some seven seconds of a core for each, and Slurm takes
+its time to requeue. Nothing but Slurm shows what it does to a job.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Worlds that real Slurm steps make: the number of processes, their addresses, and the ones that cannot be meant."""
+"""Worlds that real Slurm steps make: the number of processes, their addresses, and the ones that cannot be meant.
+
+Slow: steps of a real Slurm, whose processes import torch; the variables that srun sets are in no recording of ours.
+"""
 
 from __future__ import annotations
 

@@ -210,7 +210,10 @@ def test_an_unreadable_image_is_named(workers: int, tiny: Tiny, tmp_path: Path, 
 def test_compile_wraps_the_forward_and_changes_no_loss(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With dynamo's ``eager`` backend: code generation takes minutes on a small machine and is torch's to test."""
+    """With dynamo's ``eager`` backend: code generation takes minutes on a small machine and is torch's to test.
+
+    Slow: dynamo traces the model for seconds.
+    """
     from neucore_xl.training.engines import engine
 
     compiled = []
@@ -332,6 +335,7 @@ def test_a_killed_run_goes_on_with_the_losses_of_an_unbroken_one(
 def test_the_module_entry_prints_wrong_input_as_one_sentence(
     tiny_data: Path, tiny_overrides: list[str], tmp_path: Path
 ) -> None:
+    """Slow: ``python -m neucore_xl.train`` as a user starts it."""
     done = subprocess.run(
         [sys.executable, *command(tiny_data, [*tiny_overrides, "train.stps=3"], tmp_path / "run")],
         capture_output=True,

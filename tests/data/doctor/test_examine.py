@@ -219,6 +219,7 @@ def test_statistics_of_the_small_folder(cirr_root: Path, fashion_root: Path) -> 
 
 @pytest.mark.slow
 def test_pictures_are_decoded_in_processes(tmp_path: Path) -> None:
+    """Slow: worker processes."""
     paths = {}
     for number in range(80):
         paths[f"n{number}"] = tmp_path / f"{number}.png"

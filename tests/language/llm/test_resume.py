@@ -204,6 +204,7 @@ def test_two_stores_of_one_model_are_told_apart_by_revision(root: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_and_resumed_is_as_never_killed(root: Path, model: Path, forks: Forks, tmp_path: Path) -> None:
+    """Slow: three whole processes, one of them killed at work."""
     first, second, third = (tmp_path / f"{name}.log" for name in ("first", "second", "third"))
     process = start(forks, first, words(root, model), pause=0.5)
     try:
@@ -232,6 +233,7 @@ def test_killed_and_resumed_is_as_never_killed(root: Path, model: Path, forks: F
 
 @pytest.mark.slow
 def test_two_shards_at_a_time_and_whoever_is_last_merges(root: Path, model: Path, forks: Forks, tmp_path: Path) -> None:
+    """Slow: two whole processes at once, which race for the merge."""
     logs = [tmp_path / f"{i}.log" for i in range(2)]
     processes = [start(forks, log, words(root, model, "--shard", f"{i}/2")) for i, log in enumerate(logs)]
     said = [finish(process) for process in processes]

@@ -1,4 +1,7 @@
-"""Against a real server: ``transformers serve`` with a tiny model, started and stopped by its process id."""
+"""Against a real server: ``transformers serve`` with a tiny model, started and stopped by its process id.
+
+Slow: the server imports torch and loads the model.
+"""
 
 from __future__ import annotations
 

@@ -183,7 +183,10 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_what_is_planned(tmp_path: Path) -> None:
-    """Traced peaks of planning and merging; the sentences themselves are made before, as a dataset makes them."""
+    """Traced peaks of planning and merging; the sentences themselves are made before, as a dataset makes them.
+
+    Slow: 20,000 sentences under tracing, so that what grows with them stands out.
+    """
 
     def peak(count: int) -> int:
         texts = [f"make the dog number {i} a bit larger than the other one" for i in range(count)]
@@ -206,6 +209,7 @@ def test_memory_does_not_grow_with_what_is_planned(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_process_ends_in_order_on_sigterm(forks: Forks, tmp_path: Path) -> None:
+    """Slow: a process of its own, which the signal ends."""
     script = tmp_path / "run.py"
     script.write_text(
         "import sys, time\n"

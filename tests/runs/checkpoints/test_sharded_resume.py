@@ -1,4 +1,8 @@
-"""Real DeepSpeed processes: what is saved at one number of ranks and stage goes on at every other."""
+"""Real DeepSpeed processes: what is saved at one number of ranks and stage goes on at every other.
+
+Slow: one, two and four processes that initialize DeepSpeed some forty times together; nothing else
+writes files like its own.
+"""
 
 from __future__ import annotations
 

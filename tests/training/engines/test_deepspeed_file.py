@@ -396,7 +396,10 @@ def _judge(found: dict[str, Any], name: str) -> None:
 
 @pytest.mark.slow
 def test_every_shipped_file_is_stepped_by_deepspeed_like_one_process(forks: Forks, tmp_path: Path):
-    """Two processes, two AdamW steps with clipping; NVMe has a test of its own."""
+    """Two processes, two AdamW steps with clipping; NVMe has a test of its own.
+
+    Slow: DeepSpeed is initialized fourteen times; what a file makes it do shows in no other way.
+    """
     names = [Path(name).stem for name in shipped_names() if "nvme" not in name]
     found = _stepped(forks, tmp_path, [f"ds_configs/{name}.json" for name in names])
     assert found["world"] == 2
@@ -407,6 +410,7 @@ def test_every_shipped_file_is_stepped_by_deepspeed_like_one_process(forks: Fork
 @pytest.mark.slow
 @pytest.mark.timeout(2400)  # the first time DeepSpeed compiles its part
 def test_nvme_offload_is_stepped_by_deepspeed_like_one_process(forks: Forks, tmp_path: Path):
+    """Slow where it runs: DeepSpeed compiles its asynchronous reader and writer first."""
     from deepspeed.accelerator import get_accelerator
 
     builder = get_accelerator().create_op_builder("AsyncIOBuilder")
@@ -427,6 +431,7 @@ sys.stdout.write(" ".join(["ENV", *(f"{key}={os.environ.get(key)}" for key in ke
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddp", "zero3"])
 def test_accelerate_starts_two_processes_with_its_file(name: str, tmp_path: Path):
+    """Slow: accelerate itself, which takes seconds to import."""
     script = tmp_path / "prints.py"
     script.write_text(PRINTS)
     done = subprocess.run(
@@ -447,6 +452,7 @@ def test_accelerate_starts_two_processes_with_its_file(name: str, tmp_path: Path
 
 @pytest.mark.slow
 def test_importing_the_checks_imports_neither_torch_nor_deepspeed():
+    """Slow: an interpreter that has imported nothing yet."""
     module = "neucore_xl.training.engines.deepspeed_file"
     code = f"import sys, {module}; sys.exit(len({{'torch', 'deepspeed'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=120).returncode == 0
