@@ -23,23 +23,28 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 pytest_plugins = ["tests.support.forks", "tests.support.small_cirr", "tests.support.tiny_runs", "tests.support.towers"]
 
 
-# The longest of the slow ones, the longest first: a worker that takes one of these last keeps the other waiting.
-LONGEST = ("slurm", "distributed/test_parity.py", "distributed/test_jobs.py", "runs/checkpoints/test_sharded_resume.py")
+# The longest first: a worker that takes one of these last keeps the other waiting.
+LONGEST = (
+    "slurm",
+    "distributed/test_parity.py",
+    "distributed/test_jobs.py",
+    "test_recipes.py",
+    "sizing/test_plan.py",
+    "sizing/test_plan_states.py",
+    "runs/checkpoints/test_sharded_resume.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For pytest-xdist: one worker does all tests of a file, which share fixtures, and all of the one Slurm."""
-    for item in items:
+
+    def place(item: pytest.Item) -> int:
         path = item.path.relative_to(REPOSITORY / "tests").as_posix()
         group = "slurm" if path.startswith("slurm/") else path
         item.add_marker(pytest.mark.xdist_group(group))
-    if all(item.get_closest_marker("slow") for item in items):
+        return LONGEST.index(group) if group in LONGEST else len(LONGEST)
 
-        def place(item: pytest.Item) -> int:
-            (group,) = item.get_closest_marker("xdist_group").args  # type: ignore[union-attr]
-            return LONGEST.index(group) if group in LONGEST else len(LONGEST)
-
-        items.sort(key=place)
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
