@@ -42,8 +42,8 @@ test: test-fast test-slow  ## all tests, fast ones first
 test-fast: setup  # COVERAGE=1 measures and bounds the coverage of the package
 	$(PYTEST) -m "not slow" $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
-test-slow: setup
-	$(PYTEST) -m slow
+test-slow: setup  # shows the ten that took longest
+	$(PYTEST) -m slow --durations=10
 
 check: lint  ## what a change must pass: style, types, import direction, fast tests with coverage
 	$(MAKE) test-fast COVERAGE=1
