@@ -213,7 +213,7 @@ def test_a_process_ends_in_order_on_sigterm(forks: Forks, tmp_path: Path) -> Non
     script = tmp_path / "run.py"
     script.write_text(
         "import sys, time\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[3])!r}]\n"
         "from pathlib import Path\n"
         "import test_work as t\n"
         "from neucore_xl.errors import UserError\n"
