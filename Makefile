@@ -42,8 +42,9 @@ test: test-fast test-slow  ## all tests, fast ones first
 test-fast: setup  # COVERAGE=1 measures and bounds the coverage of the package
 	$(PYTEST) -m "not slow" $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
-test-slow: setup  # shows the ten that took longest
-	$(PYTEST) -m slow --durations=10
+test-slow: setup  # one Slurm cluster at a time on a machine: its tests come last, in one process
+	$(PYTEST) -m slow --durations=10 --durations-min=1 --ignore=tests/slurm
+	$(PYTEST) -n 0 -m slow --durations=10 --durations-min=1 tests/slurm
 
 check: lint  ## what a change must pass: style, types, import direction, fast tests with coverage
 	$(MAKE) test-fast COVERAGE=1
