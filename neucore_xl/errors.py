@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher, get_close_matches
 
+from neucore_xl.terminal import printable
+
 # Exit codes of a training job that was ended on purpose, beside 0 (finished), 1 and 2 (see ``UserError``).
 REQUEUE = 75  # saved; to be started again: a warning signal, or the end of the time it was given
 STOPPED = 76  # saved; not to be started again: somebody put a file `stop` into the run folder
@@ -35,12 +37,13 @@ def one_sentence(error: UserError | OSError) -> tuple[str, int] | None:
     """What a command prints and its exit code, or None for a fault of the program, which keeps its trace.
 
     A `UserError` speaks for itself; a full disk or a folder that refuses writing gets a sentence and exit code 1.
+    Control characters of names and words that the sentence repeats are escapes in it.
     """
     if isinstance(error, UserError):
-        return str(error), error.exit_code
+        return printable(error), error.exit_code
     if error.errno not in _MACHINE:
         return None
-    where = f": {error.filename}" if error.filename else ""
+    where = f": {printable(error.filename)}" if error.filename else ""
     return f"{os.strerror(error.errno)}{where}; free space or choose another folder, nothing finished is lost.", 1
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neucore_xl.data.jsonfile import one_line, read_json, text_field, text_list
 from neucore_xl.data.switches import EmptyText, Switches, require_captions
 from neucore_xl.data.triplets import Gallery, Split, Triplet
 from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import one_line, read_json, text_field, text_list
 
 
 def captions_path(root: Path, split: str) -> Path:

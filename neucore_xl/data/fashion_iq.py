@@ -12,10 +12,10 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, get_args
 
-from neucore_xl.data.jsonfile import one_line, read_json, text_field, text_list
 from neucore_xl.data.switches import Captions, EmptyText, GalleryKind, Switches, require_captions, require_known
 from neucore_xl.data.triplets import Gallery, Split, Triplet
 from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import one_line, read_json, text_field, text_list
 
 CATEGORIES = ("dress", "shirt", "toptee")
 OTHER_FORMAT = "rc2"  # what stands in the place of a category in the file names of CIRR

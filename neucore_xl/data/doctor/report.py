@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from neucore_xl.data.doctor.kinds import KINDS, Irregular
 from neucore_xl.data.doctor.rows import Row
 from neucore_xl.data.doctor.statistics import Statistics
-from neucore_xl.data.jsonfile import read_json
 from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import read_json
 
 if TYPE_CHECKING:
     from neucore_xl.data.doctor.pictures import PictureCheck
