@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from scores import context, guarded, meet, open_run, parser, settings_of
 
+from neucore_xl import terminal
 from neucore_xl.errors import UserError
 
 
@@ -34,9 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     world = meet(settings)
     world.on_main(prepare)
 
-    from rich.console import Console
-
-    console = Console()
+    console = terminal.console()
     system = open_run(options, settings, world)
     chunks = system.scores(split)[""]
     if not world.is_main:
@@ -51,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         written = list(submission.write(options.out, split, chunks, force=options.force))
         console.print(f"{options.split} carries no labels: files for the evaluation server, checked.")
     for path in written:
-        console.print(str(path), highlight=False, soft_wrap=True)
+        console.print(str(path), soft_wrap=True)
 
 
 if __name__ == "__main__":

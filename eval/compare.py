@@ -13,6 +13,7 @@ from pathlib import Path
 
 from scores import guarded
 
+from neucore_xl import terminal
 from neucore_xl.errors import UserError
 
 
@@ -31,7 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json is not None and options.json.exists():
         raise UserError(f"{options.json} is there already: choose another --json.")
 
-    from rich.console import Console
     from rich.table import Table
 
     from neucore_xl.evaluation.compare import compare, load
@@ -41,13 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = compare(
         a, b, confidence=options.confidence, resamples=options.resamples, method=options.method, seed=options.seed
     )
-    console = Console()
-    console.print(protocol_line(a.protocol), highlight=False)
+    console = terminal.console()
+    console.print(protocol_line(a.protocol))
     for name in ("preprocessing",):
         if a.protocol.get(name) != b.protocol.get(name):
-            console.print(
-                f"note: {name} differs: {a.protocol.get(name)} against {b.protocol.get(name)}", highlight=False
-            )
+            console.print(f"note: {name} differs: {a.protocol.get(name)} against {b.protocol.get(name)}")
     table = Table("measure", str(options.a), str(options.b), "A - B")
     for measure in a.metrics:
         if measure in b.metrics:
@@ -58,7 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(
         f"{a.headline}: A - B = {found.signed()} ({found.confidence:.0%}, {found.method}, {found.resamples} paired "
         f"resamples of {a.n_queries} queries): {verdict}",
-        highlight=False,
     )
     if options.json is not None:
         record = {"a": str(options.a), "b": str(options.b), "measure": a.headline, **found.to_json()}

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from scores import context, guarded, meet, open_run, parser, settings_of
 
+from neucore_xl import terminal
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     p = parser(__doc__ or "", "python eval/fashion_iq.py --run-dir runs/xl --data data/fashion-iq --out runs/xl/val")
@@ -55,9 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     world = meet(settings)
     world.on_main(prepare)
 
-    from rich.console import Console
-
-    console = Console()
+    console = terminal.console()
     system = open_run(options, settings, world)
     chunks = system.scores(split)
     if not world.is_main:
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for folder, result in zip(folders, results, strict=True):
         described = result.with_context(**made)
         described.print(console)
-        console.print(str(described.save(folder, force=options.force)), highlight=False, soft_wrap=True)
+        console.print(str(described.save(folder, force=options.force)), soft_wrap=True)
 
 
 if __name__ == "__main__":

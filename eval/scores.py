@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neucore_xl import terminal
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.ending import ended, hand_over
 
@@ -42,6 +43,7 @@ def guarded(main: Callable[[Sequence[str] | None], None], arguments: Sequence[st
 
     Of many processes that fail alike the first one speaks.
     """
+    terminal.prepare()
     code = 0
     try:
         main(arguments)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neucore_xl import terminal
 from neucore_xl.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Finding:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check; returns the exit code. Wrong settings are one sentence on standard error."""
+    terminal.prepare()
     parser = argparse.ArgumentParser(prog="python -m neucore_xl.preflight", description="Check what a job needs.")
     parser.add_argument("recipe", help="name of a recipe, or path to a YAML file")
     parser.add_argument(
@@ -203,7 +205,6 @@ def _settings(settings: Settings, launch: Launch, recipe: str, overrides: Sequen
         import io
 
         import torch
-        from rich.console import Console
 
         from neucore_xl.parallel.device import resolve_device
         from neucore_xl.parallel.launch import check
@@ -216,7 +217,7 @@ def _settings(settings: Settings, launch: Launch, recipe: str, overrides: Sequen
         strategy = choose_strategy(settings.train, launch.world_size, device=device.type)
         memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if cuda else 80.0
         cluster = Cluster(launch.nodes, launch.world_size // launch.nodes, memory)
-        plan = dry_run(settings, cluster, Console(file=io.StringIO()), recipe=recipe, overrides=overrides)
+        plan = dry_run(settings, cluster, terminal.console(file=io.StringIO()), recipe=recipe, overrides=overrides)
         said = (
             f"{strategy.title}, batch {settings.train.batch_size} on {launch.world_size} ranks, "
             f"{plan.trained:,} of {plan.parameters:,} parameters trained"
@@ -287,13 +288,17 @@ def _compared(found: list[Finding]) -> list[Finding]:
 def _print(found: list[Finding], launch: Launch) -> None:
     order = {check: i for i, check in enumerate(dict.fromkeys(finding.check for finding in found))}
     for f in sorted(found, key=lambda f: (order[f.check], f.node)):
-        print(f"{'ok  ' if f.passed else 'FAIL'}  {f.node:<12}  {f.check:<13}  {f.text}")
+        terminal.say(f"{'ok  ' if f.passed else 'FAIL'}  {f.node:<12}  {f.check:<13}  {f.text}")
     failed = [f for f in found if not f.passed]
     if failed:
         nodes = ", ".join(sorted({f.node for f in failed}))
-        print(f"preflight: {len(failed)} of {len(found)} checks failed (on {nodes}); mend them before you submit.")
+        terminal.say(
+            f"preflight: {len(failed)} of {len(found)} checks failed (on {nodes}); mend them before you submit."
+        )
     else:
-        print(f"preflight: all {len(found)} checks passed on {launch.nodes} nodes, world size  {launch.world_size}")
+        terminal.say(
+            f"preflight: all {len(found)} checks passed on {launch.nodes} nodes, world size  {launch.world_size}"
+        )
     sys.stdout.flush()
 
 

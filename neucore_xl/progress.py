@@ -11,6 +11,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from neucore_xl import terminal
+
 QUIET_BELOW = 256  # items; progress of less would only flicker
 
 
@@ -40,15 +42,15 @@ def track(
     before. Nothing is shown of fewer than ``quiet_below`` items, nor where ``shown`` is false: one process of many
     shows its progress, the others count in silence.
     """
-    console = console or Console(file=sys.stderr)
+    console = console or terminal.console(file=sys.stderr)
     if not shown or total < quiet_below or not (console.is_terminal or lines):
         yield lambda n=1, note="": None
     elif console.is_terminal:
         with Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             *([TimeElapsedColumn()] if stays else []),
             TimeRemainingColumn(),
             console=console,
@@ -81,6 +83,4 @@ class _Lines:
 
     def say(self) -> None:
         note = f", {self.note}" if self.note else ""
-        self.console.print(
-            f"{self.description}: {self.done} of {self.total}{note}", highlight=False, soft_wrap=True, markup=False
-        )
+        self.console.print(f"{self.description}: {self.done} of {self.total}{note}", soft_wrap=True)

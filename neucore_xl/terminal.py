@@ -49,6 +49,11 @@ def console(*, stderr: bool = False, file: Any = None, **options: Any) -> Consol
     return Plain(file=file, stderr=stderr, markup=False, emoji=False, highlight=False, **options)
 
 
+def say(text: object = "", *, stderr: bool = False) -> None:
+    """Print ``printable(text)`` and a newline at once, for lines that need no console."""
+    print(printable(text), file=sys.stderr if stderr else sys.stdout, flush=True)
+
+
 def prepare() -> None:
     """For the start of a command: no character stops a sentence from being printed, and warnings are cleaned.
 

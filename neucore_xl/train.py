@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neucore_xl import terminal
 from neucore_xl.parallel.ending import ended, hand_over
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train; returns the exit code. Wrong input is one sentence on standard error."""
+    terminal.prepare()
     parser = argparse.ArgumentParser(
         prog="python -m neucore_xl.train", description="Train a model, or go on training it."
     )
@@ -47,12 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _rehearse(settings: Settings, options: argparse.Namespace) -> int:
     """The dry run for one GPU of 80 GB or what the launcher started; `neucore-xl train --dry-run` asks for others."""
-    from rich.console import Console
-
     from neucore_xl.sizing.dry_run import dry_run, present_cluster
 
     cluster = present_cluster(None, None, 80.0)
-    dry_run(settings, cluster, Console(), recipe=options.recipe, overrides=options.overrides)
+    dry_run(settings, cluster, terminal.console(), recipe=options.recipe, overrides=options.overrides)
     return 0
 
 

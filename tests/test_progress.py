@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import io
 
-from rich.console import Console
-
+from neucore_xl import terminal
 from neucore_xl.progress import track
 
 
-def shown(total: int, step: int, *, terminal: bool = False) -> str:
+def shown(total: int, step: int, *, tty: bool = False) -> str:
     stream = io.StringIO()
-    with track("image features", total, Console(file=stream, force_terminal=terminal, width=80)) as advance:
+    with track("image features", total, terminal.console(file=stream, force_terminal=tty, width=80)) as advance:
         for _ in range(0, total, step):
             advance(step)
     return stream.getvalue()
@@ -26,16 +25,16 @@ def test_a_log_file_gets_a_line_every_so_many_seconds_where_asked_for_and_one_at
     last = "x: 300 of 300, slow"
     for every, expected in ((0.0, ["x: 150 of 300, fast", last, last]), (1e9, [last])):
         stream = io.StringIO()
-        with track("x", 300, Console(file=stream, width=80), done=100, every=every) as advance:
+        with track("x", 300, terminal.console(file=stream, width=80), done=100, every=every) as advance:
             advance(50, "fast")
             advance(150, "slow")
         assert stream.getvalue().splitlines() == expected
 
 
 def test_who_is_told_to_be_silent_says_nothing() -> None:
-    for terminal, options in ((True, {"shown": False}), (False, {"shown": False}), (False, {"lines": False})):
+    for tty, options in ((True, {"shown": False}), (False, {"shown": False}), (False, {"lines": False})):
         stream = io.StringIO()
-        with track("x", 1000, Console(file=stream, force_terminal=terminal, width=80), **options) as advance:
+        with track("x", 1000, terminal.console(file=stream, force_terminal=tty, width=80), **options) as advance:
             advance(1000)
         assert stream.getvalue() == ""
 
@@ -43,7 +42,7 @@ def test_who_is_told_to_be_silent_says_nothing() -> None:
 def test_a_bar_that_stays_is_there_at_the_end_with_its_note() -> None:
     for stays in (True, False):
         stream = io.StringIO()
-        console = Console(file=stream, force_terminal=True, width=100)
+        console = terminal.console(file=stream, force_terminal=True, width=100)
         with track("training", 4, console, quiet_below=0, done=1, stays=stays) as advance:
             advance(note="loss 0.5")
         last = stream.getvalue().rsplit("\x1b[2K", 1)[-1]  # what was written after the last line was wiped
@@ -51,5 +50,5 @@ def test_a_bar_that_stays_is_there_at_the_end_with_its_note() -> None:
 
 
 def test_a_person_gets_a_bar_and_short_work_gets_nothing() -> None:
-    assert "image features" in shown(1000, 100, terminal=True)
-    assert shown(100, 10) == shown(100, 10, terminal=True) == ""
+    assert "image features" in shown(1000, 100, tty=True)
+    assert shown(100, 10) == shown(100, 10, tty=True) == ""

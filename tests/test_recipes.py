@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 
 import pytest
-from rich.console import Console
 
+from neucore_xl import terminal
 from neucore_xl.config.load import RECIPES, load_settings, recipe_names
 from neucore_xl.sizing.dry_run import dry_run
 from neucore_xl.sizing.plan import Cluster
@@ -24,7 +24,7 @@ def cluster(name: str) -> Cluster:
 
 def dry(name: str) -> str:
     shown = io.StringIO()
-    plan = dry_run(load_settings(name), cluster(name), Console(file=shown, width=250), recipe=name)
+    plan = dry_run(load_settings(name), cluster(name), terminal.console(file=shown, width=250), recipe=name)
     best = plan.recommended
     assert best is not None, plan.rows
     own = plan.own

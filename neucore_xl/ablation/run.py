@@ -40,10 +40,10 @@ def run_ablation(runs: Sequence[PlannedRun], out: Path, console: Console, *, arg
     _check(runs)
     results: dict[str, list[Result]] = {}
     for number, run in enumerate(runs, start=1):
-        console.print(f"[bold]{number}/{len(runs)} {run.variant.name}, seed {run.seed}[/bold]", highlight=False)
+        console.print(f"{number}/{len(runs)} {run.variant.name}, seed {run.seed}", style="bold")
         train(run.settings, run.path, console=console)
         result = evaluate_run(run.path, run.settings)
-        console.print(f"{result.headline} {result.score:.2f}", highlight=False)
+        console.print(f"{result.headline} {result.score:.2f}")
         results.setdefault(run.variant.name, []).append(result)
     comparison = compare_variants(results, seeds=list(dict.fromkeys(r.seed for r in runs)))
     content = comparison.to_json() | {"environment": describe(runs[0].settings, list(arguments))}

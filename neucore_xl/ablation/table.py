@@ -63,7 +63,7 @@ class Comparison:
             by_seed = " ".join(f"{d:+.2f}" for d in row.ahead_by_seed)
             table.add_row(row.name, *cells, row.ahead.signed() if row.ahead else "", by_seed if row.ahead else "")
         console.print(table)
-        console.print(protocol_line(self.protocol), highlight=False, soft_wrap=True)
+        console.print(protocol_line(self.protocol), soft_wrap=True)
 
 
 def compare_variants(results: Mapping[str, Sequence[Result]], *, seeds: Sequence[int], seed: int = 0) -> Comparison:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from neucore_xl import __version__
+from neucore_xl import __version__, terminal
 from neucore_xl.cli import ablate, checkpoint, config, data, demo, explain, plan, prepare, submission, train
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.ending import ended
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     A `UserError` is printed as one sentence on stderr; a full disk or a folder that refuses writing likewise (exit 1).
     """
+    terminal.prepare()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="neucore-xl")
     except (UserError, OSError) as error:

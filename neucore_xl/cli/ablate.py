@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from neucore_xl import terminal
 from neucore_xl.cli.train import Overrides, Recipe
 
 
@@ -41,10 +42,8 @@ def ablate(
             print(run.command(recipe))
         return
 
-    from rich.console import Console
-
     from neucore_xl.ablation.run import run_ablation
 
-    console = Console()
+    console = terminal.console()
     run_ablation(runs, out, console, arguments=sys.argv).print(console)
-    console.print(str(out / "ablation.json"), highlight=False, soft_wrap=True)
+    console.print(str(out / "ablation.json"), soft_wrap=True)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from neucore_xl import terminal
+
 if TYPE_CHECKING:  # torch is imported by the commands, not by their help
     from neucore_xl.runs.checkpoints.checkpoint import Checkpoint
 
@@ -26,26 +28,26 @@ def inspect(where: Where) -> None:
     for path in paths_of(where):
         found = readable(path)
         if isinstance(found, str):
-            typer.echo(f"{path}: {found}")
+            terminal.say(f"{path}: {found}")
             continue
         sizes = {name: entry["bytes"] for name, entry in found.manifest["files"].items()}
         stage = f", ZeRO stage {found.zero_stage}" if found.sharded else ""
         version = found.manifest.get("parallel", {}).get("deepspeed")
-        typer.echo(f"{path}")
-        typer.echo(f"  step        {found.step}")
-        typer.echo(f"  strategy    {found.strategy}{stage}{f', DeepSpeed {version}' if version else ''}")
-        typer.echo(f"  world size  {found.world_size}")
-        typer.echo(f"  files       {len(sizes)}, {_size(sum(sizes.values()))}")
+        terminal.say(f"{path}")
+        terminal.say(f"  step        {found.step}")
+        terminal.say(f"  strategy    {found.strategy}{stage}{f', DeepSpeed {version}' if version else ''}")
+        terminal.say(f"  world size  {found.world_size}")
+        terminal.say(f"  files       {len(sizes)}, {_size(sum(sizes.values()))}")
         for name, size in sizes.items():
-            typer.echo(f"    {name}  {_size(size)}")
+            terminal.say(f"    {name}  {_size(size)}")
         if universal.is_whole(path / universal.FOLDER):
-            typer.echo("  universal   yes: any number of processes goes on from it at once")
+            terminal.say("  universal   yes: any number of processes goes on from it at once")
         for name, value in found.metrics.items():
-            typer.echo(f"  {name}  {value:.2f}")
+            terminal.say(f"  {name}  {value:.2f}")
         identity = found.identity
-        typer.echo(f"  system      {identity.row}")
-        typer.echo(f"  backbone    {identity.backbone}")
-        typer.echo(f"  vocabulary  {identity.vocabulary}")
+        terminal.say(f"  system      {identity.row}")
+        terminal.say(f"  backbone    {identity.backbone}")
+        terminal.say(f"  vocabulary  {identity.vocabulary}")
 
 
 @app.command()
@@ -58,9 +60,9 @@ def verify(where: Where) -> None:
         problems = problems_of(path)
         damaged += bool(problems)
         for problem in problems:
-            typer.echo(f"damaged: {problem}")
+            terminal.say(f"damaged: {problem}")
         if not problems:
-            typer.echo(f"{path}: whole")
+            terminal.say(f"{path}: whole")
     raise typer.Exit(1 if damaged else 0)
 
 
@@ -75,9 +77,9 @@ def reshard(where: Where, which: Which = "last", force: Force = False) -> None:
     if not found.zero_stage:
         raise UserError(f"{found.path} is not sharded: any number of processes goes on from it as it is.")
     if is_whole(found.path / FOLDER) and not force:
-        typer.echo(f"{found.path / FOLDER} is there already")
+        terminal.say(f"{found.path / FOLDER} is there already")
         return
-    typer.echo(f"{universal_folder(found, World(), force=force)} is ready for any number of processes and any stage")
+    terminal.say(f"{universal_folder(found, World(), force=force)} is ready for any number of processes and any stage")
 
 
 @app.command()
@@ -108,11 +110,11 @@ def export(
         raise UserError(f"run {folder.path} has no vocabulary.json: it was stopped before training; train it again.")
     if out is not None:
         tensors = exporting.export_weights(found, settings, vocabulary, out, force=force)
-        typer.echo(f"{out}: {tensors} tensors, {_size(out.stat().st_size)}, step {found.step}")
+        terminal.say(f"{out}: {tensors} tensors, {_size(out.stat().st_size)}, step {found.step}")
     if clip is not None:
         system = load_run(folder.path, checkpoint=str(found.step))
         tensors = exporting.export_clip(system.backbone, clip, force=force)
-        typer.echo(f"{clip}: {tensors} tensors, {_size(clip.stat().st_size)}, {settings.backbone.name}")
+        terminal.say(f"{clip}: {tensors} tensors, {_size(clip.stat().st_size)}, {settings.backbone.name}")
 
 
 def _chosen(where: Path, which: str) -> Checkpoint:

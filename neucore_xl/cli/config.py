@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from neucore_xl import terminal
 from neucore_xl.cli.train import Overrides, Recipe
 
 app = typer.Typer(help="Look at recipes and settings.", no_args_is_help=True)
@@ -46,4 +47,4 @@ def reference(
         typer.echo(page, nl=False)
     else:
         write_own(write, page, replaces=lambda old: MARK in old)
-        typer.echo(f"wrote {write}")
+        terminal.say(f"wrote {write}")

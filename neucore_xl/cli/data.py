@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from neucore_xl import terminal
+
 app = typer.Typer(help="Examine data, or generate a benchmark.", no_args_is_help=True)
 generators = typer.Typer(help="Generate a benchmark.", no_args_is_help=True)
 app.add_typer(generators, name="generate")
@@ -30,13 +32,11 @@ def doctor(
     ] = None,
 ) -> None:
     """Say what is there, what is missing and every irregular row; exit 0 if it can be trained on, 1 if not."""
-    from rich.console import Console
-
     from neucore_xl.cli.output import write_report
     from neucore_xl.data.doctor.examine import examine
     from neucore_xl.data.doctor.printed import print_report
 
-    console = Console()
+    console = terminal.console()
     report = examine(name, root, images=images, console=console)
     print_report(report, console)
     if json_file is not None:
@@ -60,9 +60,9 @@ def shapes(
 
     summary = generate(out, layout=layout.value, train=train, val=val, test=test, seed=seed, size=size, workers=workers)
     for split, images in summary.images.items():
-        typer.echo(f"{split}: {images} images, {summary.pairs.get(split, 0)} pairs")
+        terminal.say(f"{split}: {images} images, {summary.pairs.get(split, 0)} pairs")
     if summary.reused:
-        typer.echo(f"{out} held exactly this already")
+        terminal.say(f"{out} held exactly this already")
     else:
         rate = sum(summary.images.values()) / max(summary.seconds, 1e-9)
-        typer.echo(f"{summary.files} files in {out}, {summary.seconds:.1f} s ({rate:.0f} images a second)")
+        terminal.say(f"{summary.files} files in {out}, {summary.seconds:.1f} s ({rate:.0f} images a second)")

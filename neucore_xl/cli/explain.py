@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from neucore_xl import terminal
 from neucore_xl.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ def sequence(
         report = {"text": found.text, "planner": name, "steps": [step_json(s) for s in found.steps], **notes}
         typer.echo(json.dumps(report, indent=2))  # ASCII: no caption can break a pipe
     else:
-        from rich.console import Console
-
-        _show(found, name, notes, Console())
+        _show(found, name, notes, terminal.console())
 
 
 def _plan(name: str, text: str, model: str | None) -> FusionSequence:
@@ -105,7 +104,6 @@ def _look_up(path: Path, text: str) -> tuple[str, FusionSequence, dict[str, Any]
 def _show(found: FusionSequence, planner: str, notes: Mapping[str, Any], console: Console) -> None:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("step", justify="right")
@@ -113,17 +111,11 @@ def _show(found: FusionSequence, planner: str, notes: Mapping[str, Any], console
         table.add_column(heading, overflow="fold")
     for number, step in enumerate(found.steps, start=1):
         cells = (step.operation.value, step.phrase, ", ".join(step.concepts), ", ".join(step.implied))
-        table.add_row(str(number), *(Text(_printable(cell)) for cell in cells))  # Text: a caption is no markup
+        table.add_row(str(number), *cells)
     console.print(table)
     said = f"Planned by {planner}."
     if fallback := notes.get("fallback"):
         said = f"Planned by clauses: the answer of {planner} was not taken ({fallback})."
     if repairs := notes.get("repairs"):
         said += " Put right: " + ", ".join(f"{reason} ({n})" for reason, n in repairs.items()) + "."
-    console.print(Text(_printable(said)), soft_wrap=True)
-
-
-def _printable(text: str) -> str:
-    """Without lone surrogates and control characters: a terminal must survive any caption."""
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return "".join(c if c.isprintable() else " " for c in text)
+    console.print(said, soft_wrap=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from neucore_xl import terminal
 from neucore_xl.cli.train import Overrides, Recipe
 
 
@@ -32,7 +33,7 @@ def plan(
 
     found = make_plan(settings, Cluster(nodes, gpus_per_node, gpu_memory), recipe, overrides or [])
     for line in plan_lines(found):
-        typer.echo(line)
+        terminal.say(line)
     if json_file is not None:
         write_report(json_file, found.as_dict())
     if found.recommended is None:

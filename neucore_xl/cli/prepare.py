@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from neucore_xl import terminal
 from neucore_xl.errors import UserError
 
 app = typer.Typer(help="Make fusion sequences and concept lists, once and offline.", no_args_is_help=True)
@@ -91,13 +92,11 @@ def sequences(
     if score is not None:
         _refuse(working, "to a folder of annotations, not to --score")
 
-    from rich.console import Console
-
     from neucore_xl.language.llm.work import Shard
     from neucore_xl.prepare.llm import LlmOptions, build_llm_planner, prepare_llm, print_planned, stored_identity
     from neucore_xl.prepare.sequences import prepare_sequences, print_prepared, print_score, read_sentences, score_truth
 
-    console = Console()
+    console = terminal.console()
     plan: Any = None
     if planner == "llm" and predicted is None:
         given = {
@@ -147,12 +146,10 @@ def concepts(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the lists here.")] = None,
 ) -> None:
     """List the concepts that a split names and the training split does not."""
-    from rich.console import Console
-
     from neucore_xl.prepare.concepts import concept_lists
 
     lists = concept_lists(root, known=known, split=split)
-    lists.print(Console())
+    lists.print(terminal.console())
     if json_file is not None:
         from neucore_xl.cli.output import write_report
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from neucore_xl import terminal
+
 app = typer.Typer(help="Files for the CIRR evaluation server.", no_args_is_help=True)
 
 
@@ -27,6 +29,6 @@ def check(
 
     problems = problems_of(file, open_split("cirr", data, split))
     for problem in problems:
-        typer.echo(problem)
-    typer.echo(f"{file}: {f'{len(problems)} problems' if problems else 'valid'}")
+        terminal.say(problem)
+    terminal.say(f"{file}: {f'{len(problems)} problems' if problems else 'valid'}")
     raise typer.Exit(1 if problems else 0)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from neucore_xl import terminal
 from neucore_xl.errors import UserError
 
 Overrides = Annotated[
@@ -38,13 +39,11 @@ def train(
     settings = job_settings(recipe, overrides or [])  # refuse a wrong call before the seconds of importing torch
 
     if dry_run:
-        from rich.console import Console
-
         from neucore_xl.sizing.dry_run import dry_run as rehearse
         from neucore_xl.sizing.dry_run import present_cluster
 
         cluster = present_cluster(nodes, gpus_per_node, gpu_memory)
-        rehearse(settings, cluster, Console(), recipe=recipe, overrides=overrides or [])
+        rehearse(settings, cluster, terminal.console(), recipe=recipe, overrides=overrides or [])
         return
     if run is None:
         raise UserError("train needs a run folder: add --run-dir DIR, or --dry-run to see what would run.")

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
+from neucore_xl import terminal
 from neucore_xl.config.load import load_settings
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.datasets import open_split
@@ -59,11 +61,11 @@ class Evaluated:
 
 def run_demo(out: Path, console: Console | None = None, size: Size = FULL) -> dict[str, Any]:
     """All stages; returns what ``out/metrics.json`` holds."""
-    console = console or Console()
+    console = console or terminal.console()
     begin = time.monotonic()
 
     def stage(text: str) -> None:
-        console.print(f"[bold]{text}[/bold] [dim]({time.monotonic() - begin:.0f} s)[/dim]", highlight=False)
+        console.print(Text.assemble((text, "bold"), (f" ({time.monotonic() - begin:.0f} s)", "dim")))
 
     data = out / "data"
     stage(f"1/5 generated data: {size.train} training and {size.val} validation pictures")
@@ -105,7 +107,7 @@ def run_demo(out: Path, console: Console | None = None, size: Size = FULL) -> di
     write_json(out / "metrics.json", content)
     stage("5/5 the page")
     page = _page(out / "index.html", rows, split, content)
-    console.print(f"{out / 'metrics.json'}\n{page}", highlight=False, soft_wrap=True)
+    console.print(f"{out / 'metrics.json'}\n{page}", soft_wrap=True)
     stage("finished")
     return content
 
@@ -160,10 +162,10 @@ def _print(content: dict[str, Any], console: Console) -> None:
         ahead = f"{i['estimate']:+.2f} [{i['low']:+.2f}, {i['high']:+.2f}]" if i else ""
         table.add_row(row, *(f"{metrics[m]:.2f}" for m in PRINTED), ahead)
     console.print(table)
-    console.print(json.dumps(content["protocol"]), highlight=False, soft_wrap=True)
+    console.print(json.dumps(content["protocol"]), soft_wrap=True)
     behind = [row for row, i in content["ahead_of"].items() if i["low"] <= 0]
     if behind:
-        console.print(f"[red]{SYSTEM} is not ahead of {', '.join(behind)} by more than the 95 % interval[/red]")
+        console.print(f"{SYSTEM} is not ahead of {', '.join(behind)} by more than the 95 % interval", style="red")
     else:
         console.print(f"{SYSTEM} is ahead of every floor system by more than the 95 % paired bootstrap interval")
 

@@ -88,7 +88,7 @@ class Result:
         """The table with the protocol above it."""
         from rich.table import Table
 
-        console.print(f"[bold]{protocol_line(self.protocol)}[/bold]", highlight=False)
+        console.print(protocol_line(self.protocol), style="bold")
         table = Table(show_header=True, header_style="bold")
         plain = {k: v for k, v in self.metrics.items() if "/" not in k}
         groups = dict.fromkeys(k.split("/", 1)[0] for k in self.metrics if "/" in k)
@@ -105,7 +105,7 @@ class Result:
             for name, value in plain.items():
                 table.add_row(name, f"{value:.2f}", style="bold" if name == self.headline else None)
         console.print(table)
-        console.print(f"{self.n_queries} queries", highlight=False)
+        console.print(f"{self.n_queries} queries")
 
 
 def protocol_line(protocol: Mapping[str, Any]) -> str:

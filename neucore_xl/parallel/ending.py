@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
+from neucore_xl import terminal
 from neucore_xl.errors import UserError, one_sentence
 
 VARIABLE = "NEUCORE_EXIT_FILE"
@@ -35,7 +36,7 @@ def ended(error: Exception, rank: int | None = None, *, before: int | None = Non
         alike = getattr(error, "on_all_ranks", None)
         first = rank if _met() or before is None else before
         if first == 0 or alike is False or (alike is None and _met()):
-            print(f"{name}: {said[0]}", file=sys.stderr, flush=True)
+            terminal.say(f"{name}: {said[0]}", stderr=True)
         return said[1]
     if not _met():
         raise error
@@ -88,6 +89,6 @@ def _write(path: Path, code: int) -> bool:
         temporary.write_text(f"{code}\n", encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        print(f"the exit code {code} could not be written to {path}: {error.strerror}", file=sys.stderr)
+        terminal.say(f"the exit code {code} could not be written to {path}: {error.strerror}", stderr=True)
         return False
     return True

@@ -24,6 +24,7 @@ from typing import NoReturn
 
 import torch.distributed as dist
 
+from neucore_xl import terminal
 from neucore_xl.parallel.world import World
 
 _GONE = re.compile(
@@ -260,7 +261,7 @@ class _Mark:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    terminal.say(text, stderr=True)
 
 
 def _main_thread_at() -> str:

@@ -45,7 +45,7 @@ class ConceptLists:
             f"{self.split}: {len(self.zero_shot)} zero-shot concepts, named by {self.touched} of "
             f"{self.sentences} distinct sentences"
         )
-        console.print(", ".join(self.zero_shot), highlight=False)
+        console.print(", ".join(self.zero_shot))
 
 
 def concept_lists(

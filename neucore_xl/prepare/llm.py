@@ -204,7 +204,7 @@ def print_planned(result: Planned, console: Console) -> None:
     """What the model planned and what it did not, and the cost; one line each."""
 
     def say(line: str) -> None:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(line, soft_wrap=True)
 
     if result.now.sentences:
         n, seconds = result.now.sentences, max(result.now.seconds, 1e-9)

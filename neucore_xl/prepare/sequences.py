@@ -154,7 +154,6 @@ def print_prepared(result: Prepared, console: Console) -> None:
         f"{result.queries} queries, {result.sentences} distinct sentences, {result.steps} steps "
         f"({result.steps / max(result.sentences, 1):.2f} a sentence) → {result.path}",
         soft_wrap=True,
-        highlight=False,
     )
 
 
@@ -185,7 +184,7 @@ def print_score(score: SequenceScore, console: Console) -> None:
     worst = [f"{pair.replace('>', ' taken for ') if pair[-1] != '>' else pair[:-1] + ' missed'} ({n})"
              for pair, n in list(score.confusion.items())[:5]]  # fmt: skip
     if worst:
-        console.print("Commonest confusions: " + "; ".join(worst), soft_wrap=True, highlight=False)
+        console.print("Commonest confusions: " + "; ".join(worst), soft_wrap=True)
 
 
 def _dataset(root: Path, name: str | None) -> tuple[Dataset, tuple[str, ...]]:

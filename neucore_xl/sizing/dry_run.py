@@ -50,7 +50,7 @@ def dry_run(
     plan = make_plan(settings, cluster, recipe, overrides)
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        console.print(text, soft_wrap=True)
 
     say(dump_yaml(settings))
     say(f"strategy: {strategy.title} on {cluster.ranks} processes")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from rich.console import Console
-
+from neucore_xl import terminal
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.device import resolve_device
@@ -39,7 +37,7 @@ def run_job(settings: Settings, run_dir: Path) -> int:
         minutes = max(60.0, 2 * settings.train.hang_minutes)
         world = start(launch, device.type, group=strategy.needs_group, collective_minutes=minutes)
         same_settings(settings, world)
-        console = Console() if world.is_main else None
+        console = terminal.console() if world.is_main else None
         with StopSignals() as signals:
             together = Together(world, launch, strategy, device, signals)
             train(settings, run_dir, console=console, together=together)
@@ -52,7 +50,7 @@ def run_job(settings: Settings, run_dir: Path) -> int:
         code = 130
     except Exception as error:
         if (lost := lost_peers(error, world)) is not None:
-            print(f"error: {lost}", file=sys.stderr, flush=True)
+            terminal.say(f"error: {lost}", stderr=True)
             leave(1)
         code = ended(error, rank, before=local)  # before they have met each node speaks for itself
     if world is not None:
@@ -71,4 +69,4 @@ def same_settings(settings: Settings, world: World) -> None:
 
 def _say(text: str, rank: int) -> None:
     if rank == 0:
-        print(text, file=sys.stderr, flush=True)
+        terminal.say(text, stderr=True)

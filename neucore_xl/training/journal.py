@@ -64,7 +64,7 @@ class Journal:
     def say(self, text: str) -> None:
         """A line for the person watching, above the progress bar."""
         if self._console is not None:
-            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+            self._console.print(text, soft_wrap=True)
 
 
 class RunLog:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
+from neucore_xl import terminal
 from neucore_xl.ablation.plan import planned_runs, variants
 from neucore_xl.ablation.run import run_ablation
 from neucore_xl.ablation.table import compare_variants
@@ -56,7 +56,7 @@ def test_an_ablation_is_resumed_and_reports_pairs(
     runs = planned_runs(recipe, [*tiny_overrides, "train.steps=2"], ["fusion.sequence=single,shuffled"], 2, out)
     assert [(r.variant.name, r.seed) for r in runs] == [("single", 0), ("shuffled", 0), ("single", 1), ("shuffled", 1)]
     said = io.StringIO()
-    comparison = run_ablation(runs, out, Console(file=said, width=160), arguments=["ablate"])
+    comparison = run_ablation(runs, out, terminal.console(file=said, width=160), arguments=["ablate"])
     stored = json.loads((out / "ablation.json").read_text())
     assert [row["name"] for row in stored["rows"]] == ["single", "shuffled"]
     assert stored["rows"][0]["ahead"] is None
@@ -74,10 +74,10 @@ def test_an_ablation_is_resumed_and_reports_pairs(
 
     evaluated: list[object] = []
     monkeypatch.setattr(module, "load_run", lambda *a, load=module.load_run, **k: evaluated.append(a) or load(*a, **k))
-    again = run_ablation(runs, out, Console(file=said, width=160), arguments=["ablate"])
+    again = run_ablation(runs, out, terminal.console(file=said, width=160), arguments=["ablate"])
     assert len(evaluated) == 1
     assert again.to_json() == comparison.to_json()
-    comparison.print(Console(file=said, width=160))
+    comparison.print(terminal.console(file=said, width=160))
     assert "ahead of single" in said.getvalue()
 
 
@@ -87,13 +87,13 @@ def test_what_cannot_be_planned_is_refused_before_any_training(
     recipe, out = str(tiny_data / "recipe.yaml"), tmp_path / "ablation"
     runs = planned_runs(recipe, tiny_overrides, ["fusion.sequence=single,oracle"], 1, out)
     with pytest.raises(UserError, match=r"oracle: fusion\.sequence=oracle reads the truth of generated data"):
-        run_ablation(runs, out, Console(file=io.StringIO()), arguments=[])
+        run_ablation(runs, out, terminal.console(file=io.StringIO()), arguments=[])
     assert not out.exists()
     wrong = tmp_path / "llm.jsonl"
     wrong.write_text('{"format": "neucore-xl/fusion-sequences", "version": 1, "planner": "llm", "settings": {}}\n')
     runs = planned_runs(recipe, [*tiny_overrides, f"fusion.file={wrong}"], ["fusion.sequence=single,llm"], 1, out)
     with pytest.raises(UserError, match=r"llm: .* lacks"):
-        run_ablation(runs, out, Console(file=io.StringIO()), arguments=[])
+        run_ablation(runs, out, terminal.console(file=io.StringIO()), arguments=[])
     assert not out.exists()
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
+from neucore_xl import terminal
 from neucore_xl.config.load import load_settings
 from neucore_xl.config.schema import Settings
 from neucore_xl.demo import stages
@@ -64,7 +64,7 @@ def test_the_file_holds_the_systems_metrics_and_how_far_it_is_ahead(
 
 
 def printed(content: dict) -> str:
-    console = Console(file=io.StringIO(), width=80)
+    console = terminal.console(file=io.StringIO(), width=80)
     stages._print(content, console)
     return console.file.getvalue()
 
@@ -113,7 +113,7 @@ TOY = Size(
 def test_the_whole_demo_and_once_more(tmp_path: Path) -> None:
     """Slow: a CLIP and five runs of two steps; that the stages fit together shows only when all are run."""
     out = tmp_path / "demo"
-    content = run_demo(out, Console(file=io.StringIO()), TOY)
+    content = run_demo(out, terminal.console(file=io.StringIO()), TOY)
     stored = json.loads((out / "metrics.json").read_text())
     assert stored == json.loads(json.dumps(content, default=str))
     assert {"protocol", "metrics", "n_queries", "rows", "ahead_of", "environment"} <= set(stored)
@@ -131,7 +131,7 @@ def test_the_whole_demo_and_once_more(tmp_path: Path) -> None:
     kept = [p for p in out.rglob("*") if p.is_file() and (p.suffix in {".pt", ".png", ".csv"} or "step-" in str(p))]
     assert len(kept) > 36 + 36 + 12 + len(ROWS)
     before = {p: p.stat().st_mtime_ns for p in kept}
-    console = Console(file=io.StringIO())
+    console = terminal.console(file=io.StringIO())
     again = run_demo(out, console, TOY)
     assert {p: p.stat().st_mtime_ns for p in kept} == before, "nothing is generated or trained again"
     assert again["rows"] == content["rows"]

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rich.console import Console
 
+from neucore_xl import terminal
 from neucore_xl.errors import UserError
 from neucore_xl.evaluation.compare import compare, load
 from neucore_xl.evaluation.result import Result, prepare_output, protocol_line, write_json
@@ -94,7 +94,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
 
 
 def test_the_table_shows_the_protocol(result):
-    console = Console(width=100, record=True, file=io.StringIO())
+    console = terminal.console(width=100, record=True, file=io.StringIO())
     result.print(console)
     text = console.export_text()
     assert "dataset: cirr · split: val · labels: hard · irregular: none" in text

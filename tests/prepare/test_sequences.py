@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from neucore_xl import terminal
 from neucore_xl.errors import UserError
 from neucore_xl.language.sequence_file import read_sequences
 from neucore_xl.prepare.sequences import prepare_sequences, print_prepared, print_score, score_truth
@@ -55,7 +55,7 @@ def test_cirr(tmp_path: Path) -> None:
     one = prepare_sequences(tmp_path, splits=["val"])
     assert one.path.name == "clauses.val.jsonl"
     assert one.sentences == 1
-    console = Console(record=True, width=120)
+    console = terminal.console(record=True, width=120)
     print_prepared(result, console)
     assert "3 distinct sentences" in console.export_text()
 
@@ -103,7 +103,7 @@ def test_score_of_a_planner_and_of_a_file(tmp_path: Path) -> None:
     score = score_truth(truth, predicted=clipped)
     assert score.operation_accuracy.value == pytest.approx(1 / 3)  # the merged step is aligned with "add a dog"
     assert score.exact_match.value == 0.5
-    console = Console(record=True, width=120)
+    console = terminal.console(record=True, width=120)
     print_score(score, console)
     printed = console.export_text()
     assert "operation accuracy" in printed

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
+from neucore_xl import terminal
 from neucore_xl.cli import main
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
@@ -165,7 +165,7 @@ def test_a_dry_run_prints_settings_shapes_and_plan_and_makes_nothing(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    dry_run(tiny("data.root=nowhere"), Cluster(1, 2), Console(width=200), recipe="tiny")
+    dry_run(tiny("data.root=nowhere"), Cluster(1, 2), terminal.console(width=200), recipe="tiny")
     said = capsys.readouterr().out
     for part in ("batch_size: 8", "strategy: ddp on 2 processes", "images", "queries", "targets", "logits       [4, 8]",
                  "trained", "recommended: ddp"):  # fmt: skip

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
+from neucore_xl import terminal
 from neucore_xl.ablation.run import evaluate_run
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
@@ -278,16 +278,16 @@ def test_a_split_without_labels_cannot_choose_a_checkpoint(tiny: Tiny, tiny_data
         train(tiny(f"data.root={root}"), tmp_path / "run")
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_the_watcher_sees_a_bar_on_a_terminal_and_lines_elsewhere(terminal: bool, tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tty", [True, False])
+def test_the_watcher_sees_a_bar_on_a_terminal_and_lines_elsewhere(tty: bool, tiny: Tiny, tmp_path: Path) -> None:
     seen = io.StringIO()
-    console = Console(file=seen, force_terminal=terminal, width=300)
+    console = terminal.console(file=seen, force_terminal=tty, width=300)
     train(tiny("train.steps=3", "train.validate_every=2"), tmp_path / "run", console=console)
     lines = [line for line in seen.getvalue().splitlines() if "step 1 · loss" in line]
-    assert len(lines) == (0 if terminal else 1)
+    assert len(lines) == (0 if tty else 1)
     assert "3 steps: neucore-xl on cirr train (48 triplets), batch 8, cpu in fp32" in seen.getvalue()
     assert "finished after 3 steps; best mean" in seen.getvalue()
-    assert ("3/3" in seen.getvalue()) == terminal
+    assert ("3/3" in seen.getvalue()) == tty
 
 
 def command(tiny_data: Path, overrides: list[str], run: Path) -> list[str]:

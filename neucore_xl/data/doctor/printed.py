@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from neucore_xl.data.doctor.kinds import KINDS
 from neucore_xl.data.doctor.report import DoctorReport
@@ -17,7 +17,7 @@ FIRST = 4  # ids, names or lines shown of a longer list
 
 def print_report(report: DoctorReport, console: Console) -> None:
     """Files, splits, irregular rows, clashes, shared images, pictures, statistics, verdict."""
-    console.print(f"[bold]{report.dataset}[/] in {escape(str(report.root))}", highlight=False)
+    console.print(Text.assemble((report.dataset, "bold"), f" in {report.root}"))
     _files(report, console)
     _splits(report, console)
     _irregular(report, console)
@@ -34,7 +34,7 @@ def _files(report: DoctorReport, console: Console) -> None:
     for file in report.findings.files:
         state = file.state if file.required or file.state != "missing" else "missing (not needed to train)"
         style = "red" if file.required and file.state != "there" else "green" if file.state == "there" else "yellow"
-        shown.add_row(escape(file.path), f"[{style}]{state}[/]")
+        shown.add_row(file.path, Text(state, style))
     console.print(shown)
 
 
@@ -63,7 +63,7 @@ def _irregular(report: DoctorReport, console: Console) -> None:
     for kind, rows in found.items():
         counts = Counter(row.split for row in rows)
         ids = list(dict.fromkeys(row.id for row in rows))
-        name = f"[red]{kind}[/]" if KINDS[kind].fatal else kind
+        name = Text(kind, "red" if KINDS[kind].fatal else "")
         shown.add_row(name, KINDS[kind].meaning, _first(ids), *(f"{counts[s]:,}" if counts[s] else "" for s in splits))
     console.print(shown)
     rows_of = len({(row.split, row.id) for rows in found.values() for row in rows})
@@ -73,9 +73,9 @@ def _irregular(report: DoctorReport, console: Console) -> None:
 
 def _clashes(report: DoctorReport, console: Console) -> None:
     clashes = report.findings.clashes
-    console.print(f"[bold]Name clashes:[/] {len(clashes) or 'none'}")
+    console.print(_headed("Name clashes", f"{len(clashes) or 'none'}"))
     for clash in clashes[:FIRST]:
-        console.print(f"  {escape(clash.text)}")
+        console.print(f"  {clash.text}")
     if len(clashes) > FIRST:
         console.print(f"  … and {len(clashes) - FIRST:,} more in the JSON report")
 
@@ -83,7 +83,7 @@ def _clashes(report: DoctorReport, console: Console) -> None:
 def _shared(report: DoctorReport, console: Console) -> None:
     shared = report.findings.shared
     if not shared:
-        console.print("[bold]Images shared between splits:[/] none")
+        console.print(_headed("Images shared between splits", "none"))
         return
     shown = table("Images that two split files share", "one", "other", "how", "images", "first", left=3)
     for pair in sorted(shared, key=lambda s: not s.across_splits):
@@ -95,29 +95,33 @@ def _shared(report: DoctorReport, console: Console) -> None:
 def _pictures(report: DoctorReport, console: Console) -> None:
     check = report.pictures
     if check is None:
-        console.print("[bold]Pictures:[/] not looked at")
+        console.print(_headed("Pictures", "not looked at"))
         return
     modes = ", ".join(f"{mode} {count:,}" for mode, count in check.modes.items())
-    console.print(f"[bold]Pictures:[/] {check.checked:,} decoded or tried ({modes or 'none'})", highlight=False)
-    console.print(f"  missing: {len(check.missing):,} {_first(check.missing)}", highlight=False)
-    console.print(f"  damaged: {len(check.unreadable):,}", highlight=False)
+    console.print(_headed("Pictures", f"{check.checked:,} decoded or tried ({modes or 'none'})"))
+    console.print(f"  missing: {len(check.missing):,} {_first(check.missing)}")
+    console.print(f"  damaged: {len(check.unreadable):,}")
     for reason in list(check.unreadable.values())[:FIRST]:
-        console.print(f"    {escape(reason)}")
-    console.print(f"  groups of equal files under several names: {len(check.same_bytes):,}", highlight=False)
+        console.print(f"    {reason}")
+    console.print(f"  groups of equal files under several names: {len(check.same_bytes):,}")
 
 
 def _verdict(report: DoctorReport, console: Console) -> None:
     for note in report.findings.notes:
-        console.print(f"[yellow]Note:[/] {escape(note)}", highlight=False)
+        console.print(_headed("Note", note, "yellow"))
     for problem in report.findings.problems:
-        console.print(f"[red]Problem:[/] {escape(problem)}", highlight=False)
+        console.print(_headed("Problem", problem, "red"))
     if report.trainable:
         checked = "" if report.pictures is not None else " (pictures were not looked at)"
-        console.print(f"[bold green]A training can start from this folder{checked}.[/]")
+        console.print(f"A training can start from this folder{checked}.", style="bold green")
     else:
-        console.print("[bold red]No training can start from this folder yet.[/]")
+        console.print("No training can start from this folder yet.", style="bold red")
 
 
 def _first(items: Sequence[str]) -> str:
     rest = f" … ({len(items) - FIRST:,} more)" if len(items) > FIRST else ""
-    return escape(", ".join(items[:FIRST]) + rest)
+    return ", ".join(items[:FIRST]) + rest
+
+
+def _headed(head: str, text: str, style: str = "bold") -> Text:
+    return Text.assemble((f"{head}:", style), f" {text}")

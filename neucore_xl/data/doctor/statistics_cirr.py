@@ -84,8 +84,6 @@ class CirrStatistics:
 
     def print(self, console: Console) -> None:
         """Table 2 and Table 6, this folder's figures beside the printed ones."""
-        from rich.markup import escape
-
         from neucore_xl.data.doctor.tables import beside, cell, table
 
         title = f"This folder / {TABLE_2}"
@@ -112,7 +110,7 @@ class CirrStatistics:
         console.print(sizes, answers)
         console.print("Where the released files and the paper differ:")
         for note in NOTES:
-            console.print(f"  • {escape(note)}", highlight=False)
+            console.print(f"  • {note}")
 
 
 def measure(rows: Sequence[cirr.Row] | None, images: int | None, auxiliary: Sequence[Any] | None) -> MeasuredSplit:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
+
 from neucore_xl.data import fashion_iq
 from neucore_xl.data.doctor.statistics import mean_words
 
@@ -60,8 +62,6 @@ class FashionIqStatistics:
 
     def print(self, console: Console) -> None:
         """One table, this folder's figures beside the published ones."""
-        from rich.markup import escape
-
         from neucore_xl.data.doctor.tables import beside, cell, table
 
         columns = ("split", "rows", "images listed", "images in rows", "words per caption")
@@ -72,7 +72,7 @@ class FashionIqStatistics:
             numbers = (here.rows, here.images, here.images_in_rows)
             sizes = PUBLISHED_VAL.get(category) if split == "val" else None
             if sizes is None:
-                cells = [cell(number) for number in numbers]
+                cells = [Text(cell(number)) for number in numbers]
             else:
                 published = (sizes.rows, sizes.original_gallery, sizes.val_gallery)
                 cells = [beside(number, paper) for number, paper in zip(numbers, published, strict=True)]
@@ -83,7 +83,7 @@ class FashionIqStatistics:
         shown.add_row("all", "", "", "", f"{cell(mean, 2)} / {WORDS}")
         console.print(shown)
         for note in NOTES:
-            console.print(f"  • {escape(note)}", highlight=False)
+            console.print(f"  • {note}")
 
 
 def measure(rows: Sequence[fashion_iq.Row] | None, images: int | None) -> MeasuredSplit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from rich.table import Table
+from rich.text import Text
 
 
 def table(title: str, *columns: str, left: int = 1) -> Table:
@@ -21,8 +22,8 @@ def cell(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def beside(measured: float | None, published: float | None, digits: int = 0) -> str:
+def beside(measured: float | None, published: float | None, digits: int = 0) -> Text:
     """ "measured / published", marked where the two differ as printed."""
     text = f"{cell(measured, digits)} / {cell(published, digits)}"
     differs = measured is not None and published is not None and cell(measured, digits) != cell(published, digits)
-    return f"[yellow]{text} ≠[/]" if differs else text
+    return Text(f"{text} ≠", "yellow") if differs else Text(text)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from rich.console import Console
 
+from neucore_xl import terminal
 from neucore_xl.data.datasets import open_split
 from neucore_xl.data.doctor.examine import examine
 from neucore_xl.data.doctor.pictures import check_pictures
@@ -26,7 +26,7 @@ FIQ = "captions/cap.dress.{}.json"
 
 def _printed(report: DoctorReport) -> str:
     stream = StringIO()
-    print_report(report, Console(file=stream, width=200))
+    print_report(report, terminal.console(file=stream, width=200))
     json.dumps(report.to_json())  # everything in it can be stored
     return stream.getvalue()
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
+from neucore_xl import terminal
 from neucore_xl.errors import UserError
 from neucore_xl.language.llm import work
 from neucore_xl.language.llm.answers import Record
@@ -57,7 +57,7 @@ class Portions:
 
 def planned(folder: Path, planner: Any, texts: Sequence[str] = TEXTS) -> tuple[SentenceStore, work.Tally]:
     store = SentenceStore(folder, planner.settings)
-    return store, plan_pending(planner, texts, store, max_steps=6, console=Console(quiet=True))
+    return store, plan_pending(planner, texts, store, max_steps=6, console=terminal.console(quiet=True))
 
 
 def test_windows_are_sorted_by_length_and_everything_is_counted(
@@ -133,7 +133,7 @@ def test_a_shard_that_is_none(text: str) -> None:
 def test_a_merge_names_what_is_missing_and_the_shards_that_lack_it(tmp_path: Path) -> None:
     store = SentenceStore(tmp_path, Portions.settings)
     for index in (0, 2):
-        plan_pending(Portions(), Shard(index, 4).of(TEXTS), store, max_steps=6, console=Console(quiet=True))
+        plan_pending(Portions(), Shard(index, 4).of(TEXTS), store, max_steps=6, console=terminal.console(quiet=True))
     path = tmp_path / "llm.jsonl"
     with pytest.raises(UserError, match=rf"25 of 50 sentences are not planned yet.*{TEXTS[1]!r}: run .* 1/4, 3/4$"):
         merge(store, TEXTS, path, planner="llm", settings={}, shards=4)
@@ -167,7 +167,7 @@ def test_records_with_their_times() -> None:
 
 
 def test_a_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
-    console = Console(record=True, width=200, force_terminal=False, quiet=False)
+    console = terminal.console(record=True, width=200, force_terminal=False, quiet=False)
     with show_rates(100, 40, console, every=0.0) as shown:
         shown(10, 200)
         shown(50, 100)
@@ -194,7 +194,9 @@ def test_memory_does_not_grow_with_what_is_planned(tmp_path: Path) -> None:
         tracemalloc.start()
         store = SentenceStore(tmp_path / str(count), planner.settings)
         for window in range(0, count, 1000):  # what the planner would keep is not the question here
-            plan_pending(planner, texts[window : window + 1000], store, max_steps=6, console=Console(quiet=True))
+            plan_pending(
+                planner, texts[window : window + 1000], store, max_steps=6, console=terminal.console(quiet=True)
+            )
             planner.asked.clear()
         merge(store, texts, tmp_path / f"{count}.jsonl", planner="llm", settings={})
         found = tracemalloc.get_traced_memory()[1]
