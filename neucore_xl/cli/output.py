@@ -9,6 +9,7 @@ from typing import Any
 
 from neucore_xl.errors import UserError
 from neucore_xl.files import output_file
+from neucore_xl.jsonfile import parse_json, read_bytes
 
 
 def write_own(path: Path, text: str, *, replaces: Callable[[str], bool]) -> None:
@@ -17,7 +18,7 @@ def write_own(path: Path, text: str, *, replaces: Callable[[str], bool]) -> None
     Raises `UserError` for a file that this command did not write, and for a folder that cannot be written.
     """
     with output_file(path) as temporary:
-        if path.exists() and not replaces(path.read_text(encoding="utf-8", errors="replace")):
+        if path.exists() and not replaces(read_bytes(path).decode("utf-8", "replace")):
             raise UserError(f"{path} exists and was not written by this command; remove it or choose another name.")
         temporary.write_text(text, encoding="utf-8")
 
@@ -27,9 +28,8 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
 
     def same_kind(old: str) -> bool:
         try:
-            loaded = json.loads(old)
-        except ValueError:
+            return set(parse_json(old, str(path), dict, allow_nan=True)) == set(report)
+        except UserError:
             return False
-        return isinstance(loaded, dict) and set(loaded) == set(report)
 
     write_own(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n", replaces=same_kind)

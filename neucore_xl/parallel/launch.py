@@ -234,7 +234,7 @@ def _slurm_doubt(launch: Launch, environ: Mapping[str, str]) -> str | None:
 def _mpi_doubt(environ: Mapping[str, str]) -> str | None:
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
         size = environ.get(name, "")
-        if size.isdigit() and int(size) > 1:
+        if size.isdecimal() and int(size) > 1:
             return (
                 f"mpirun started {size} processes that do not know of each other: use torchrun, accelerate launch or "
                 "srun, or set train.world_size=1 if separate runs are meant."
@@ -273,7 +273,7 @@ def _asked_of_accelerate(ancestors: Sequence[Sequence[str]]) -> int | None:
         if not any("accelerate" in Path(word).name or "accelerate.commands" in word for word in words[:4]):
             continue
         if (given := _option(words, "num_processes")) is not None:
-            return int(given) if given.isdigit() else None
+            return int(given) if given.isdecimal() else None
         path = _option(words, "config_file")
         if path is None:
             return None

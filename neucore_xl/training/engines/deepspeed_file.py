@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neucore_xl.errors import UserError, did_you_mean, nearest
+from neucore_xl.jsonfile import read_json
 from neucore_xl.training.engines.deepspeed_check import expanded, get, offload_of, stage_of
 
 ROOT = Path(__file__).resolve().parents[3]  # the folder that holds the package and ds_configs/
@@ -44,18 +45,10 @@ def find_config(path: Path) -> Path:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The object of a DeepSpeed JSON file, unchecked; raises ``UserError`` with the line of a fault."""
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_doubles)
-    except json.JSONDecodeError as error:
-        raise UserError(f"Malformed JSON in {path}, line {error.lineno}: {error.msg}.") from None
-    except _DoubleKeyError as error:
-        raise UserError(f"{path} holds the key {error} twice: remove one.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file: a DeepSpeed file is JSON.") from None
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path} must hold one JSON object, such as {{'zero_optimization': {{'stage': 2}}}}.")
+    twice: list[str] = []
+    loaded = read_json(path, dict, clashes=twice)
+    if twice:
+        raise UserError(f"{path} holds the key {twice[0]} twice: remove one.")
     return loaded
 
 
@@ -152,17 +145,6 @@ def from_accelerate(environ: Mapping[str, str]) -> Path | None:
         f"`accelerate launch --config_file ds_configs/accelerate_{Path(near).stem}.yaml`, "
         f"`--deepspeed_config_file {near}`, or train.deepspeed={near}."
     )
-
-
-class _DoubleKeyError(Exception):
-    pass
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _DoubleKeyError(next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i])))
-    return found
 
 
 def _check_partition(zero: dict[str, Any], source: Path | str, world_size: int) -> None:

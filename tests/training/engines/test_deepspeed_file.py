@@ -129,9 +129,11 @@ def test_a_missing_file_is_answered_with_the_nearest_shipped_one(tmp_path: Path)
     ("text", "said"),
     [
         ('{\n "a": 1,\n "b": }\n', "line 3"),
-        ("[1]", "must hold one JSON object"),
+        ("[1]", "holds a list where an object is expected"),
         ('{"a": {"b": 1, "c": 2, "b": 3}}', "key b twice"),
-        (b"\xff\xfe\x00", "not a text file"),
+        ('{"a": ' + "9" * 5000 + "}", "of 5,000 digits is too large"),
+        ("[" * 5000, "nested too deeply"),
+        (b"\xff\xfe\x00", "line 1: not UTF-8"),
     ],
 )
 def test_an_unreadable_file_is_refused_with_the_place(text: str | bytes, said: str, tmp_path: Path):
@@ -143,7 +145,7 @@ def test_an_unreadable_file_is_refused_with_the_place(text: str | bytes, said: s
 
 
 def test_a_folder_is_no_file(tmp_path: Path):
-    with pytest.raises(UserError, match="Cannot read"):
+    with pytest.raises(UserError, match="it is a folder"):
         read_config(tmp_path)
 
 
