@@ -16,6 +16,7 @@ from rich.console import Console
 
 from neucore_xl import files
 from neucore_xl.progress import track
+from neucore_xl.training.events import EventFile
 
 LOG_NAME = "log.jsonl"
 TENSORBOARD_NAME = "tensorboard"
@@ -75,22 +76,18 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, resumed: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # seconds: only who trains pays for it
-
         self.path = folder / LOG_NAME
         with files.disk_errors("opening the log", folder):
             cut_log(self.path, resumed)
             self._file = self.path.open("a", encoding="utf-8")
-            # purge_step hides what was logged after the step that is resumed from
-            self._board = SummaryWriter(str(folder / TENSORBOARD_NAME), purge_step=resumed + 1 if resumed else None)
+            self._board = EventFile(folder / TENSORBOARD_NAME, resumed)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; it is with the system, and so survives a kill, when this returns."""
         with files.disk_errors("writing the log", self.path.parent):
             self._file.write(json.dumps(dict(record)) + "\n")
             self._file.flush()
-            for name, value in _scalars(record):
-                self._board.add_scalar(name, value, int(record["step"]))
+            self._board.add(int(record["step"]), dict(_scalars(record)))
 
     def close(self) -> None:
         """Close both files."""

@@ -30,7 +30,6 @@ PRELOADED = (
     "neucore_xl.sizing.blank",
     "neucore_xl.training.run",
     "spacy",
-    "torch.utils.tensorboard",
     "transformers.models.auto.modeling_auto",
     "transformers.models.llama.modeling_llama",
 )
