@@ -52,9 +52,30 @@ def translated(error: OSError, doing: str, where: Path) -> Exception:
         return UserError(f"{doing} under {where} is impossible, {why}: choose another name.")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return UserError(f"{where} is a file or lies below one, so {doing} is impossible: choose another folder.")
+    if error.errno == errno.ELOOP:
+        return UserError(f"a link under {where} leads to itself, so {doing} is impossible: remove it.")
     if error.errno == errno.ENOENT:
         return UserError(f"{where} cannot be made or has vanished, so {doing} is impossible: choose another folder.")
     return error
+
+
+def regular(path: Path) -> os.stat_result | str:
+    """What the system says of the file ``path``, or, in words, what is in its place; ``UserError`` if it refuses."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 (a Path of Python 3.13 reports loops of links in another way)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            return "is a link to itself" if error.errno == errno.ELOOP else "is missing"
+        raise refused(path, error) from error
+    if stat.S_ISDIR(found.st_mode):
+        return "is a folder, not a file"
+    return found if stat.S_ISREG(found.st_mode) else "is a pipe or a device, not a file"
+
+
+def refused(path: Path, error: OSError) -> UserError:
+    """What to say where the system does not let ``path`` be read, which is no damage: nothing is to be given up."""
+    why = error.strerror or str(error)
+    return UserError(f"{path} cannot be read ({why}): nothing was changed; mend the disk or the permissions first.")
 
 
 @contextmanager
@@ -229,6 +250,23 @@ def locked(path: Path, *, wait: bool, waiting: str = "") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def set_aside(path: Path) -> Path:
+    """Give ``path``, whatever it is, a name beside it that nobody looks for, and return that: ``damaged-…``."""
+    new = aside_name(path)
+    path.rename(new)
+    sync_folder(path.parent)
+    return new
+
+
+def aside_name(path: Path) -> Path:
+    """A free name beside ``path`` for what was damaged: ``damaged-NAME``, ``damaged-2-NAME``, …"""
+    new, number = path.with_name(f"damaged-{path.name}"), 1
+    while os.path.lexists(new):
+        number += 1
+        new = path.with_name(f"damaged-{number}-{path.name}")
+    return new
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -48,6 +48,7 @@ def saver(
             rank_extra={"random": random_state()},
             metrics=dict(validation.metrics) if validation else {},
             tensors=tensors,
+            best_step=now.best_step,
         )
         save_together(folder, engine.world, contents, engine.save, keep=keep, best=best)
 

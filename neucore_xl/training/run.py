@@ -5,7 +5,8 @@ Every process of a job runs this. Rank 0 owns the run folder; what can be wrong 
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import logging
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from neucore_xl.parallel.watchdog import Watchdog
 from neucore_xl.parallel.world import World
 from neucore_xl.runs.checkpoints.checkpoint import Checkpoint
 from neucore_xl.runs.checkpoints.find import best, check_identity, latest
-from neucore_xl.runs.checkpoints.save import mark_best
+from neucore_xl.runs.checkpoints.save import settle_best
 from neucore_xl.runs.folder import RunFolder
 from neucore_xl.runs.system import System, assemble
 from neucore_xl.training.announce import announcement, start_lines, start_table
@@ -37,6 +38,8 @@ from neucore_xl.training.loop import Hooks, TrainingPaused, TrainState, Validati
 from neucore_xl.training.restart import restore_randomness, saver, state_of
 from neucore_xl.training.stream import BatchOrder, Share, batch_order, training_stream, workers_for
 from neucore_xl.training.validate import check_labels, evaluate_split, headline
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,7 @@ def train(
         opened = _open(settings, RunFolder(run_dir), together, held)
         built = _build(settings, opened, together)
         state = _loop(settings, opened, built, together, stopping, console if together.world.is_main else None, held)
-        chosen = together.world.on_main(lambda: best(opened.folder.checkpoints))
-    metrics = dict(chosen.metrics) if chosen else {}
+        metrics = together.world.on_main(lambda: _best_metrics(opened.folder.checkpoints))
     return TrainSummary(opened.folder.path, state.step, state.best_step, state.best_value, metrics)
 
 
@@ -123,17 +125,17 @@ def _open(settings: Settings, folder: RunFolder, together: Together, held: ExitS
         check_sequences(settings, [train_split, val_split])
         order = batch_order(train_split, settings)
         vocabulary = folder.vocabulary() if resumed else None
+    found = latest(folder.checkpoints, world) if resumed else None
     system = assemble(settings, vocabulary, world=world)
     if not resumed:
         _claim(folder, settings, world, held)
     if vocabulary is None:
         world.on_main(lambda: folder.write_vocabulary(system.vocabulary))
-    found = latest(folder.checkpoints, world)
     if found is not None:
         with world.agreed():
             check_identity(found, system.identity)
-        if state_of(found).best_step == found.step:  # a kill may have come between the checkpoint and this mark
-            world.on_main(lambda: mark_best(folder.checkpoints, found.step, found.metrics))
+        best_step = state_of(found).best_step  # a kill may have come between the checkpoint and its mark
+        world.on_main(lambda: settle_best(folder.checkpoints, best_step))
     return _Opened(folder, share, train_split, val_split, order, system, found)
 
 
@@ -165,8 +167,8 @@ def _loop(
 ) -> TrainState:
     """Say what is done, train to the last step, and return the state at the end."""
     world, engine, state = together.world, built.engine, state_of(opened.found)
-    log = world.on_main_only(lambda: RunLog(opened.folder.path, state.step))
-    journal = held.enter_context(Journal(log, settings.train.steps, state.step, console))
+    run_log = world.on_main_only(lambda: RunLog(opened.folder.path, state.step))
+    journal = held.enter_context(Journal(run_log, settings.train.steps, state.step, console))
     sizes = world.gather(engine.shard_sizes())
     journal.say(start_table(start_lines(settings, together.launch, engine, opened.share, sizes)))
     journal.say(announcement(settings, engine, opened.train_split, state))
@@ -196,7 +198,10 @@ def _hooks(settings: Settings, opened: _Opened, built: _Built, stopping: Stoppin
         return headline(evaluate_split(built.scorer, opened.val_split))
 
     def newest() -> Path | None:
-        checkpoint = latest(checkpoints) if world.is_main else None
+        checkpoint = None
+        if world.is_main:
+            with suppress(UserError):  # what ended the run is to be said, not what its checkpoints lack
+                checkpoint = latest(checkpoints)
         return world.broadcast(checkpoint.path if checkpoint else None)
 
     def stop() -> Reason | None:
@@ -206,6 +211,16 @@ def _hooks(settings: Settings, opened: _Opened, built: _Built, stopping: Stoppin
 
     save = saver(checkpoints, engine, opened.system.identity, settings.train.keep_checkpoints)
     return Hooks(validate, save, newest, stop)
+
+
+def _best_metrics(checkpoints: Path) -> dict[str, float]:
+    """Of the best checkpoint; none where it is damaged, which is said and takes nothing from a run that is done."""
+    try:
+        chosen = best(checkpoints)
+    except UserError as error:
+        log.warning("%s", error)
+        return {}
+    return dict(chosen.metrics) if chosen else {}
 
 
 def _claim(folder: RunFolder, settings: Settings, world: World, held: ExitStack) -> None:

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,17 @@ from torch import Tensor
 
 from neucore_xl import files
 from neucore_xl.errors import UserError
+from neucore_xl.runs.checkpoints.manifest import (
+    FORMAT,
+    MANIFEST,
+    TAG,
+    TRAINING,
+    WEIGHTS,
+    ZERO,
+    read_manifest,
+)
 
-FORMAT = 2
-WEIGHTS, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
-ZERO, TAG = "zero", "state"  # DeepSpeed's own files lie in zero/state/
 RANK = "rank-{:05d}.pt"
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a damaged manifest raises
 _OWNER = re.compile(r"(?:rank-(\d+)\.pt|.*zero_pp_rank_(\d+)_mp_rank_.*|.*offloaded_tensors/rank(\d+)/.*)")
 
 
@@ -50,6 +55,7 @@ class Contents:
     ``extra`` (rank 0's counts) and ``rank_extra`` (each rank's own: its random state) must hold plain containers
     and tensors: they are read with ``weights_only=True``. ``metrics``: of the validation at this step, in percent.
     ``tensors``: shapes of what training changed (``stored_shapes``), needed for DeepSpeed, whose shards tell none.
+    ``best_step``: the step of the best validation so far, where there was one.
     """
 
     step: int
@@ -60,6 +66,7 @@ class Contents:
     rank_extra: Mapping[str, Any] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     tensors: Mapping[str, Sequence[int]] | None = None
+    best_step: int | None = None
 
     def __post_init__(self) -> None:
         if self.strategy == "deepspeed" and self.tensors is None:
@@ -102,15 +109,19 @@ class Checkpoint:
         return found
 
     def verify(self, names: Sequence[str] | None = None) -> list[str]:
-        """What is wrong with the files ``names`` (default: all that the manifest lists)."""
+        """What is wrong with the files ``names`` (default: all that the manifest lists).
+
+        Raises ``UserError`` where the system refuses to read one, which is no damage.
+        """
         listed = self.manifest["files"]
         problems = []
         for name in names if names is not None else listed:
             file, expected = self.path / name, listed[name]
-            if not file.is_file():
-                problems.append(f"{file} is missing")
-            elif file.stat().st_size != expected["bytes"]:
-                problems.append(f"{file} has {file.stat().st_size} bytes instead of {expected['bytes']}")
+            found = files.regular(file)
+            if isinstance(found, str):
+                problems.append(f"{file} {found}")
+            elif found.st_size != expected["bytes"]:
+                problems.append(f"{file} has {found.st_size} bytes instead of {expected['bytes']}")
             elif _sha256(file) != expected["sha256"]:
                 problems.append(f"{file} has another content than was written")
         return problems
@@ -137,11 +148,10 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint at ``path``, unverified; any error of reading or of its content passes through."""
-    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    if int(manifest["format"]) > FORMAT:
-        raise ValueError(f"it is of format {manifest['format']}, written by a newer neucore-xl than this one")
-    return Checkpoint(path, int(manifest["step"]), Identity(**manifest["identity"]), manifest["metrics"], manifest)
+    """The checkpoint at ``path``, its files unread; errors as of ``read_manifest``."""
+    manifest = read_manifest(path)
+    identity = Identity(**{part.name: manifest["identity"][part.name] for part in fields(Identity)})
+    return Checkpoint(path, manifest["step"], identity, manifest["metrics"], manifest)
 
 
 def write_manifest(folder: Path, contents: Contents, world_size: int, entries: Mapping[str, Mapping[str, Any]]) -> None:
@@ -196,9 +206,12 @@ def _consolidated(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def _sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
+    """SHA-256 of a file, in hex; ``UserError`` where the system refuses to read it."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise files.refused(path, error) from error
     return digest.hexdigest()

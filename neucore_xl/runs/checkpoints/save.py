@@ -7,10 +7,11 @@ manifest and renames. A rank that fails makes all fail with its sentence, and th
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,18 @@ from neucore_xl.runs.checkpoints.checkpoint import (
     write_manifest,
     writing_rank,
 )
-from neucore_xl.runs.checkpoints.find import folders, step_folder
+from neucore_xl.runs.checkpoints.find import (
+    BEST,
+    LATEST,
+    folders,
+    pointed_step,
+    problems_of,
+    readable,
+    step_folder,
+    step_of,
+)
+
+log = logging.getLogger(__name__)
 
 Writer = Callable[[Path], Mapping[str, Any] | None]
 _DOING = "saving a checkpoint"
@@ -42,19 +54,22 @@ def save_together(
 ) -> Checkpoint:
     """Write ``folder/step-<step>`` in one step, then the pointers, then drop all but the ``keep`` newest and the best.
 
-    Every rank calls it and gets the checkpoint. ``write(temporary)``, such as an engine's ``save``, puts the weights
-    into the folder that becomes the checkpoint; what it returns (an optimiser in one piece) is kept beside
-    ``contents.extra`` as ``engine``. Raises ``UserError``, on every rank, when the disk of any of them is full;
-    every older checkpoint is then still whole.
+    Of those up to ``step``, that is: the run stands there now, and damaged ones of later steps are put aside. Every
+    rank calls it and gets the checkpoint. ``write(temporary)``, such as an engine's ``save``, puts the weights into
+    the folder that becomes the checkpoint; what it returns (an optimiser in one piece) is kept beside
+    ``contents.extra`` as ``engine``. Raises ``UserError``, on every rank, when the disk of any of them is full; every
+    older checkpoint is then still whole.
     """
     saved = _write_together(step_folder(folder, contents.step), world, contents, write)
 
     def point() -> None:
         with files.disk_errors(_DOING, folder):
-            files.write_json(folder / "latest.json", {"step": contents.step, "path": saved.path.name})
+            _point(folder / LATEST, {"step": contents.step, "path": saved.path.name})
             if best:
                 mark_best(folder, contents.step, contents.metrics)
-        _rotate(folder, keep)
+            kept = settle_best(folder, contents.step if best else contents.best_step)
+            _put_aside_damaged(folder, contents.step)
+            _rotate(folder, contents.step, keep, kept)
 
     world.on_main(point)
     return saved
@@ -65,7 +80,25 @@ def mark_best(folder: Path, step: int, metrics: Mapping[str, float] | None = Non
     path = step_folder(folder, step)
     if not path.is_dir():
         raise FileNotFoundError(path)
-    files.write_json(folder / "best.json", {"step": step, "path": path.name, "metrics": dict(metrics or {})})
+    _point(folder / BEST, {"step": step, "path": path.name, "metrics": dict(metrics or {})})
+
+
+def settle_best(folder: Path, step: int | None) -> int | None:
+    """See to it that ``best.json`` names the checkpoint of ``step``, the best so far, as far as there is one.
+
+    Returns the step that it names then. A damaged ``best.json`` is put aside and said; ``step`` of None is not known.
+    """
+    pointer = folder / BEST
+    try:
+        named = pointed_step(pointer)
+    except UserError as error:
+        log.warning("%s It is kept as %s.", error, files.set_aside(pointer).name)
+        named = None
+    if step is None or step == named or not step_folder(folder, step).is_dir():
+        return named
+    found = readable(step_folder(folder, step))
+    mark_best(folder, step, None if isinstance(found, str) else found.metrics)
+    return step
 
 
 def write_shards(engine: Any, folder: Path) -> None:
@@ -131,16 +164,42 @@ def _publish(
         write_manifest(temporary, contents, world.world_size, entries)
         for inner in (p for p in temporary.rglob("*") if p.is_dir()):
             files.sync_folder(inner)
+        if os.path.lexists(path) and not path.is_dir():
+            log.warning("%s is no folder; it is kept as %s", path, files.set_aside(path).name)
         files.publish(temporary, path)
     return read_checkpoint(path)
 
 
-def _rotate(folder: Path, keep: int) -> None:
-    pointer = folder / "best.json"
-    best_name = json.loads(pointer.read_text(encoding="utf-8"))["path"] if pointer.is_file() else None
-    for path in folders(folder)[max(keep, 1) :]:
-        if path.name != best_name:
-            shutil.rmtree(path, ignore_errors=True)
+def _point(pointer: Path, content: Mapping[str, Any]) -> None:
+    if pointer.is_dir():
+        log.warning("%s is a folder; it is kept as %s.", pointer, files.set_aside(pointer).name)
+    files.write_json(pointer, content)
+
+
+def _put_aside_damaged(folder: Path, step: int) -> None:
+    """Damaged checkpoints after ``step``, which the run has gone back behind, are kept under a name of another kind."""
+    for path in folders(folder):
+        if step_of(path) <= step:
+            return
+        try:
+            problems = problems_of(path)
+        except UserError as error:  # not known to be damaged: it stays where it is
+            log.warning("%s", error)
+            continue
+        if problems:
+            log.warning(
+                "checkpoint %s is damaged (%s): it is kept as %s", path, problems[0], files.set_aside(path).name
+            )
+
+
+def _rotate(folder: Path, step: int, keep: int, best: int | None) -> None:
+    earlier = [path for path in folders(folder) if step_of(path) <= step]
+    for path in earlier[max(keep, 1) :]:
+        if step_of(path) != best:
+            with suppress(OSError):
+                going = files.temporary_folder(folder)  # a kill while it is removed leaves no half of a checkpoint
+                path.replace(going / path.name)
+                shutil.rmtree(going, ignore_errors=True)
 
 
 def _listed(folder: Path) -> list[str]:
