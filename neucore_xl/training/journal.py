@@ -7,6 +7,9 @@ at the terminal. A resumed run drops what was logged after the step that it goes
 from __future__ import annotations
 
 import json
+import logging
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,11 +18,16 @@ from typing import Any
 from rich.console import Console
 
 from neucore_xl import files
+from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import BadContent, parse_json, read_bytes
 from neucore_xl.progress import track
 from neucore_xl.training.events import EventFile
 
 LOG_NAME = "log.jsonl"
 TENSORBOARD_NAME = "tensorboard"
+_WORDS = ("stopped", "ids", "checkpoint")  # of the record of a run that ended by a fault
+
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -96,22 +104,54 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log file, up to a line that a kill cut short; ``[]`` where there is no file."""
-    records: list[dict[str, Any]] = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return records
+    """The records of a log file, without lines that are none; ``[]`` where there is no file."""
+    return [record for record, _ in _lines(path)[0]] if os.path.lexists(path) else []
 
 
 def cut_log(path: Path, last_step: int) -> None:
-    """Leave only the records up to ``last_step``: a resumed run writes the later ones again. Atomic."""
-    if path.exists():
-        kept = [record for record in read_log(path) if record["step"] <= last_step]
-        files.write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+    """Leave only the records up to ``last_step``: a resumed run writes the later ones again. Atomic.
+
+    A last line that a kill cut short goes too. Where other lines are no records the old file is kept beside the new
+    one, and a warning names them.
+    """
+    if not os.path.lexists(path):
+        return
+    records, bad = _lines(path)
+    if bad:
+        kept = files.aside_name(path)
+        files.write_bytes(kept, read_bytes(path, limit=sys.maxsize))
+        named = ", ".join(map(str, bad[:5])) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+        log.warning("%s is damaged: left out line %s, kept the others; the old file is %s", path, named, kept.name)
+    files.write_bytes(path, b"".join(line + b"\n" for record, line in records if record["step"] <= last_step))
+
+
+def _lines(path: Path) -> tuple[list[tuple[dict[str, Any], bytes]], list[int]]:
+    """The records with their lines, and the numbers of the lines that are none, but for a last one without its end."""
+    if isinstance(found := files.regular(path), str):
+        raise UserError(f"{path} {found}: move it away, or put the log back in its place.")
+    records, bad = [], []
+    lines = read_bytes(path, limit=sys.maxsize).split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append((_record(line, f"{path}, line {number}"), line))
+        except BadContent:
+            if number < len(lines):
+                bad.append(number)
+    return records, bad
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    """What ``RunLog.write`` was given; raises ``BadContent`` for a line that cannot be one of its own."""
+    record = parse_json(line, where, dict, allow_nan=True)
+    if type(record.get("step")) is not int or record["step"] < 0:
+        raise BadContent(f"{where} has no step")
+    for name, value in record.items():
+        if name not in _WORDS and not all(
+            isinstance(number, int | float | None)
+            for number in (value.values() if isinstance(value, dict) else [value])
+        ):
+            raise BadContent(f"{where}: `{name}` is no number")
+    return record
 
 
 def _sentence(record: Mapping[str, Any]) -> str:
