@@ -71,9 +71,13 @@ def validate(tree: dict[str, Any], where: str = "") -> Settings:
 def load_file(path: Path, note: str = "") -> Settings:
     """Settings from a resolved file such as a run folder's ``config.yaml``; raises `UserError` like `load_settings`.
 
-    ``note`` says more of the file where the sentence names it, e.g. `` (of version 2)``.
+    Such a file has every section: one that was cut must not become a run of defaults. ``note`` says more of the file
+    where the sentence names it, e.g. `` (of version 2)``.
     """
-    return validate(_container(_read_yaml(path), str(path)), where=f" in {path}{note}")
+    tree = _container(_read_yaml(path), str(path))
+    if absent := [section for section in Settings.model_fields if section not in tree]:
+        raise UserError(f"{path}{note} was cut or emptied, it has no section `{absent[0]}`: put back a copy of it.")
+    return validate(tree, where=f" in {path}{note}")
 
 
 def dump_yaml(settings: Settings) -> str:

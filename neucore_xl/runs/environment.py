@@ -13,9 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, StrictStr, ValidationError
+
 from neucore_xl.config.schema import Settings
 from neucore_xl.encoding.sentences import fusion_of
 from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import BadContent, read_bytes, read_json
 from neucore_xl.language.planning import FROM_FILES, files_of
 from neucore_xl.language.sequence_file import read_header
 
@@ -23,6 +26,7 @@ PACKAGES = (
     "neucore-xl", "torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "spacy", "datasets",
     "safetensors", "accelerate", "deepspeed", "peft",
 )  # fmt: skip
+NAME = "environment.json"
 ANNOTATIONS = ("captions", "captions_ext", "image_splits")
 
 
@@ -40,14 +44,43 @@ def describe(settings: Settings, command: Sequence[str]) -> dict[str, Any]:
     }
 
 
+class _Data(BaseModel):
+    fingerprint: StrictStr | None
+
+
+class _SequenceFile(BaseModel):
+    sha256: StrictStr
+
+
+class _Environment(BaseModel):
+    """What is read again of ``environment.json``; the rest is for people."""
+
+    data: _Data
+    packages: dict[str, StrictStr | None] = {}
+    sequences: list[_SequenceFile] = []
+    resumed: list[dict[str, Any]] = []
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+    """The object of ``environment.json``; raises ``BadContent`` if it is damaged or another file."""
+    content = read_json(path, dict)
+    try:
+        _Environment.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise BadContent(f"{path} is not what a run writes (`{key}`: {first['msg'].lower()}).") from None
+    return content
+
+
 def data_fingerprint(root: Path) -> str | None:
     """SHA-256 over names and contents of the annotation files (JSON) under ``root``; None if there are none."""
-    annotations = sorted(p for folder in ANNOTATIONS for p in (root / folder).rglob("*.json"))
+    annotations = sorted(p for folder in ANNOTATIONS for p in (root / folder).rglob("*.json") if p.is_file())
     if not annotations:
         return None
     digest = hashlib.sha256()
     for path in annotations:
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = hashlib.sha256(read_bytes(path)).hexdigest()
         digest.update(f"{path.relative_to(root).as_posix()}\x1f{content}\n".encode())
     return digest.hexdigest()
 

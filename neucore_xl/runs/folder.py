@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import socket
 import sys
@@ -17,8 +17,12 @@ from neucore_xl import files
 from neucore_xl.config.load import dump_yaml, load_file
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import BadContent, read_json
 from neucore_xl.language.vocabulary import Vocabulary
-from neucore_xl.runs.environment import describe, version_of
+from neucore_xl.runs.environment import NAME as ENVIRONMENT
+from neucore_xl.runs.environment import describe, read_environment, version_of
+
+log = logging.getLogger(__name__)
 
 # What may differ when a run goes on: where it computes and what it writes, never what it computes.
 MAY_DIFFER = frozenset(
@@ -43,7 +47,7 @@ MAY_DIFFER = frozenset(
         "evaluation.chunk",
     }
 )
-EARLY = {".lock", ".owner.json", "environment.json"}  # what a start that was killed may leave without a config.yaml
+EARLY = {".lock", ".owner.json", ENVIRONMENT}  # what a start that was killed may leave without a config.yaml
 
 
 class RunFolder:
@@ -82,16 +86,16 @@ class RunFolder:
                         f"run folder {self.path} is in use{self._owner()}: wait for it, or give another --run-dir."
                     ) from None
             owner = self.path / ".owner.json"
-            stack.callback(owner.unlink, missing_ok=True)
             with files.disk_errors("writing the run folder", self.path):
                 files.remove_leftovers(self.path)
                 files.write_json(owner, {"host": socket.gethostname(), "pid": os.getpid()})
+                stack.callback(owner.unlink, missing_ok=True)
                 self._begin(settings, list(command if command is not None else sys.argv))
             yield self
 
     def _begin(self, settings: Settings, command: list[str]) -> None:
         if not self.exists:
-            files.write_json(self.path / "environment.json", describe(settings, command))
+            files.write_json(self.path / ENVIRONMENT, describe(settings, command))
             # Last, since it is what makes the folder a run.
             files.write_text(self.path / "config.yaml", dump_yaml(settings))
             return
@@ -101,8 +105,8 @@ class RunFolder:
             listed = "; ".join(f"{key} was {old}, now {new}" for key, old, new in refused)
             raise UserError(f"run folder {self.path} is of another config ({listed}): give another --run-dir.")
         now = describe(settings, command)
-        environment = self.environment()
-        before, after = environment.get("data", {}).get("fingerprint"), now["data"]["fingerprint"]
+        environment = self._recorded(now)
+        before, after = environment["data"]["fingerprint"], now["data"]["fingerprint"]
         if before != after:
             raise UserError(
                 f"the annotations under {settings.data.root} are not those that run {self.path} was begun with: "
@@ -115,7 +119,29 @@ class RunFolder:
             )
         now["changed"] = {key: {"old": old, "new": new} for key, old, new in changed}
         environment.setdefault("resumed", []).append(now)
-        files.write_json(self.path / "environment.json", environment)
+        files.write_json(self.path / ENVIRONMENT, environment)
+
+    def _recorded(self, now: dict[str, Any]) -> dict[str, Any]:
+        """What was recorded when the run was begun, or ``now`` where that is lost, which a warning says.
+
+        The settings and, later, vocabulary and frozen weights are compared all the same. Raises ``UserError`` where
+        the system refuses to read it.
+        """
+        path = self.path / ENVIRONMENT
+        found = files.regular(path)
+        problem = f"{path} {found}" if isinstance(found, str) else None
+        if problem is None:
+            try:
+                return read_environment(path)
+            except BadContent as error:
+                problem = str(error).rstrip(".")
+        kept = f" It is kept as {files.set_aside(path).name}." if os.path.lexists(path) else ""
+        log.warning(
+            "%s: whether the annotations under %s are those that the run was begun with is not known any more; it goes "
+            "on with them and records them anew.%s",
+            problem, now["data"]["root"], kept,
+        )  # fmt: skip
+        return {**now, "recorded": f"when the run went on, since {problem}"}
 
     def _refuse_strangers(self) -> None:
         if self.exists or not self.path.is_dir():
@@ -129,9 +155,9 @@ class RunFolder:
 
     def _owner(self) -> str:
         try:
-            owner = json.loads((self.path / ".owner.json").read_text(encoding="utf-8"))
+            owner = read_json(self.path / ".owner.json", dict)
             return f" by process {owner['pid']} on {owner['host']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (UserError, KeyError):
             return ""
 
     def settings(self) -> Settings:
@@ -147,8 +173,8 @@ class RunFolder:
     def environment(self) -> dict[str, Any]:
         """The content of ``environment.json``, ``{}`` if it is missing or damaged."""
         try:
-            return dict(json.loads((self.path / "environment.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return read_environment(self.path / ENVIRONMENT)
+        except UserError:
             return {}
 
     def write_vocabulary(self, vocabulary: Vocabulary) -> None:

@@ -148,8 +148,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def tiny_overrides(tiny_data: Path, tmp_path: Path) -> list[str]:
+def tiny_run(tiny_data: Path, cache: Path) -> list[str]:
     """``key=value`` settings of a run of ten small steps on ``tiny_data``; dropout is on."""
     return [
         "data.name=cirr",
@@ -169,8 +168,14 @@ def tiny_overrides(tiny_data: Path, tmp_path: Path) -> list[str]:
         "train.log_every=1",
         "train.validate_every=5",
         "train.checkpoint_every=4",
-        f"train.cache_dir={tmp_path / 'cache'}",
+        f"train.cache_dir={cache}",
     ]
+
+
+@pytest.fixture
+def tiny_overrides(tiny_data: Path, tmp_path: Path) -> list[str]:
+    """The settings of ``tiny_run`` with a cache of the test's own."""
+    return tiny_run(tiny_data, tmp_path / "cache")
 
 
 @pytest.fixture
