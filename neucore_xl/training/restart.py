@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from neucore_xl.config.schema import TrainSettings
+from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import World
 from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Contents, Identity
 from neucore_xl.runs.checkpoints.save import save_together
@@ -17,8 +18,19 @@ from neucore_xl.training.randomness import random_state, restore_random_state, s
 
 
 def state_of(found: Checkpoint | None) -> TrainState:
-    """How far the run was."""
-    return TrainState() if found is None else TrainState(**found.extra()["state"])
+    """How far the run was; raises ``UserError`` where the checkpoint was not written by a training."""
+    if found is None:
+        return TrainState()
+    try:
+        state = TrainState(**found.extra()["state"])
+    except (KeyError, TypeError):
+        state = None
+    if state is None or state.step != found.step:
+        raise UserError(
+            f"checkpoint {found.path} does not hold the position of a run after its step {found.step}: no training "
+            "goes on from it; begin in another run folder."
+        )
+    return state
 
 
 def restore_randomness(found: Checkpoint | None, train: TrainSettings, world: World) -> None:

@@ -134,7 +134,8 @@ def _open(settings: Settings, folder: RunFolder, together: Together, held: ExitS
     if found is not None:
         with world.agreed():
             check_identity(found, system.identity)
-        best_step = state_of(found).best_step  # a kill may have come between the checkpoint and its mark
+            best_step = state_of(found).best_step
+        # A kill may have come between the checkpoint and its mark.
         world.on_main(lambda: settle_best(folder.checkpoints, best_step))
     return _Opened(folder, share, train_split, val_split, order, system, found)
 

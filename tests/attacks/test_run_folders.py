@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from neucore_xl import cli
 from neucore_xl.config.load import load_settings
@@ -185,6 +188,35 @@ def test_lost_surroundings_are_said_and_recorded_anew(
     caplog.clear()
     assert train(runs.settings, run).steps == 6
     assert not caplog.text
+
+
+POSITIONS: dict[str, object] = {
+    "a list": [1],
+    "an empty object": {},
+    "no position": {"engine": {}},
+    "a position as text": {"state": "step 4"},
+    "an empty position": {"state": {}},
+    "another step": {"state": {"step": 3, "best_step": None, "best_value": None}},
+    "a step as text": {"state": {"step": "4"}},
+    "an unknown key": {"state": {"step": 4, "epoch": 1}},
+}
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_another_training_state_with_right_checksums_is_one_sentence(kind: str, runs: Runs, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs.broken, run)
+    folder = run / LAST
+    torch.save(POSITIONS[kind], folder / "training.pt")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    raw = (folder / "training.pt").read_bytes()
+    manifest["files"]["training.pt"] = {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    before = contents(run)
+    with pytest.raises(UserError, match="step-00000004") as caught:
+        train(runs.settings, run)
+    one_sentence(str(caught.value))
+    assert contents(run) == before
 
 
 def test_all_checkpoints_damaged_is_refused_and_the_log_stays(runs: Runs, tmp_path: Path) -> None:
