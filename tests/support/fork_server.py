@@ -18,6 +18,7 @@ import select
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +34,16 @@ PRELOADED = (
     "transformers.models.auto.modeling_auto",
     "transformers.models.llama.modeling_llama",
 )
+
+
+def load_pipelines() -> None:
+    """Load the spaCy pipelines that every training loads, a second of a core each; a machine may have none."""
+    from neucore_xl.errors import UserError
+    from neucore_xl.language.spacy_pipeline import load_pipeline
+
+    for parse in (False, True):
+        with suppress(UserError):
+            load_pipeline("auto", parse=parse)
 
 
 def serve(orders: int, news: int) -> dict[str, Any] | None:
@@ -127,6 +138,7 @@ def leave(order: dict[str, Any]) -> NoReturn:
 if __name__ == "__main__":
     for module in PRELOADED:
         importlib.import_module(module)
+    load_pipelines()
     threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208
     if threads > 1:
         sys.exit(f"{threads} threads run after the imports: what is forked now may never end")

@@ -6,10 +6,8 @@ import io
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,6 @@ from neucore_xl.training import restart
 from neucore_xl.training.journal import read_log
 from neucore_xl.training.loop import TrainingStopped
 from neucore_xl.training.run import train
-from tests.support.forks import Forks
 
 Tiny = Callable[..., Settings]
 
@@ -293,42 +290,6 @@ def test_the_watcher_sees_a_bar_on_a_terminal_and_lines_elsewhere(tty: bool, tin
 def command(tiny_data: Path, overrides: list[str], run: Path) -> list[str]:
     """What follows ``python``."""
     return ["-m", "neucore_xl.train", str(tiny_data / "recipe.yaml"), "--run", str(run), *overrides]
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_with_the_losses_of_an_unbroken_one(
-    tiny_data: Path, tiny_overrides: list[str], forks: Forks, tmp_path: Path
-) -> None:
-    """SIGKILL once past the first checkpoint and once more later; dropout, accumulation and a trained tower are on.
-
-    Slow: 60 steps twice, so that the kills of a process that runs freely fall between checkpoints.
-    """
-    overrides = [*tiny_overrides, "train.steps=60", "train.checkpoint_every=10", "train.accumulate=2",
-                 "train.validate_every=25", "backbone.freeze={image: 1, text: 2}", "data.workers=1"]  # fmt: skip
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    unbroken = forks.start(command(tiny_data, overrides, whole))
-    assert unbroken.wait() == 0, unbroken.said()
-
-    reached = []
-    for past in (13, 37):
-        process = forks.start(command(tiny_data, overrides, broken))
-        try:
-            deadline = time.monotonic() + 300
-            while not any(r["step"] >= past for r in log_of(broken)):
-                assert process.poll() is None, "ended before it could be killed"
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-        finally:
-            process.kill()
-        reached.append(log_of(broken)[-1]["step"])
-        assert process.returncode == -signal.SIGKILL
-    assert reached[-1] < 60
-    done = forks.start(command(tiny_data, overrides, broken))
-    assert done.wait() == 0, done.said()
-    assert "going on after step" in done.said()
-    assert losses(broken) == losses(whole)
-    assert [r["step"] for r in log_of(broken)] == list(range(1, 61))
-    assert [r.get("validation") for r in log_of(broken)] == [r.get("validation") for r in log_of(whole)]
 
 
 @pytest.mark.slow
