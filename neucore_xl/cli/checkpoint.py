@@ -52,16 +52,20 @@ def inspect(where: Where) -> None:
 
 @app.command()
 def verify(where: Where) -> None:
-    """Compare every file with its checksum; exit 0 if all are whole, 1 if one is damaged (it is named)."""
+    """Compare every file with its checksum; exit 0 if all are whole, 1 if one is damaged or could run code."""
+    from neucore_xl.runs.checkpoints import trusted
     from neucore_xl.runs.checkpoints.find import paths_of, problems_of
 
     damaged = 0
     for path in paths_of(where):
         problems = problems_of(path)
-        damaged += bool(problems)
         for problem in problems:
             terminal.say(f"damaged: {problem}")
-        if not problems:
+        refused = [] if problems else trusted.problems(trusted.files_of(path))
+        for problem in refused:
+            terminal.say(f"not to be loaded: {problem}")
+        damaged += bool(problems or refused)
+        if not problems and not refused:
             terminal.say(f"{path}: whole")
     raise typer.Exit(1 if damaged else 0)
 

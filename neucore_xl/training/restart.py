@@ -11,6 +11,7 @@ from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import World
 from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Contents, Identity
 from neucore_xl.runs.checkpoints.save import save_together
+from neucore_xl.runs.checkpoints.trusted import taking_in
 from neucore_xl.runs.checkpoints.weights import stored_shapes
 from neucore_xl.training.engines.engine import Engine
 from neucore_xl.training.loop import TrainState, Validation
@@ -21,11 +22,9 @@ def state_of(found: Checkpoint | None) -> TrainState:
     """How far the run was; raises ``UserError`` where the checkpoint was not written by a training."""
     if found is None:
         return TrainState()
-    try:
+    with taking_in(found.path):
         state = TrainState(**found.extra()["state"])
-    except (KeyError, TypeError):
-        state = None
-    if state is None or state.step != found.step:
+    if state.step != found.step:
         raise UserError(
             f"checkpoint {found.path} does not hold the position of a run after its step {found.step}: no training "
             "goes on from it; begin in another run folder."
@@ -41,7 +40,8 @@ def restore_randomness(found: Checkpoint | None, train: TrainSettings, world: Wo
         return
     own = found.rank_extra(world.rank) or (found.extra() if world.is_main else {})
     if "random" in own:
-        restore_random_state(own["random"])
+        with taking_in(found.path):
+            restore_random_state(own["random"])
 
 
 def saver(

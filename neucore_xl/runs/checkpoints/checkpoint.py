@@ -20,11 +20,11 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from neucore_xl import files
 from neucore_xl.errors import UserError
+from neucore_xl.runs.checkpoints import trusted
 from neucore_xl.runs.checkpoints.manifest import (
     FORMAT,
     MANIFEST,
@@ -53,7 +53,7 @@ class Contents:
     """What becomes a checkpoint beside the weights, on every rank.
 
     ``extra`` (rank 0's counts) and ``rank_extra`` (each rank's own: its random state) must hold plain containers
-    and tensors: they are read with ``weights_only=True``. ``metrics``: of the validation at this step, in percent.
+    and tensors: they are read as ``trusted.read`` does. ``metrics``: of the validation at this step, in percent.
     ``tensors``: shapes of what training changed (``stored_shapes``), needed for DeepSpeed, whose shards tell none.
     ``best_step``: the step of the best validation so far, where there was one.
     """
@@ -137,14 +137,14 @@ class Checkpoint:
 
     def extra(self) -> dict[str, Any]:
         """What is the same for all ranks: optimiser and schedule, position; loaded without running any code."""
-        return torch.load(self.path / TRAINING, map_location="cpu", weights_only=True)
+        return trusted.read(self.path / TRAINING, dict)
 
     def rank_extra(self, rank: int) -> dict[str, Any] | None:
         """What rank ``rank`` kept for itself, its random state; None if there was no such rank, or it kept nothing."""
         name = RANK.format(rank)
         if name not in self.manifest["files"]:
             return None
-        return torch.load(self.path / name, map_location="cpu", weights_only=True)
+        return trusted.read(self.path / name, dict)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -193,16 +193,16 @@ def _consolidated(checkpoint: Checkpoint) -> dict[str, Tensor]:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     folder = checkpoint.path / ZERO
-    try:
+    with trusted.taking_in(checkpoint.path):
         if checkpoint.zero_stage == 0:
-            state = torch.load(folder / TAG / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
+            state = trusted.read_shard(folder / TAG / "mp_rank_00_model_states.pt", dict)
             whole = {name: tensor.float() for name, tensor in state["module"].items()}
         else:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it talks of every shard
+            trusted.check(trusted.files_of(folder))
+            # It talks of every shard.
+            with trusted.weights_only(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 whole = get_fp32_state_dict_from_zero_checkpoint(str(folder), TAG, exclude_frozen_parameters=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"checkpoint {checkpoint.path} is damaged ({error}): use another one.") from error
-    return {name: whole[name] for name in checkpoint.manifest["tensors"]}
+        return {name: whole[name] for name in checkpoint.manifest["tensors"]}
 
 
 def _sha256(path: Path) -> str:

@@ -15,6 +15,7 @@ import torch
 
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import World
+from neucore_xl.runs.checkpoints import trusted
 from neucore_xl.runs.checkpoints.checkpoint import TAG, ZERO, Checkpoint
 from neucore_xl.runs.checkpoints.universal import (
     model_state,
@@ -62,16 +63,21 @@ def load_engine(engine: Any, source: Source, world: World, names: Names) -> None
                 "reads it, or train.precision=fp32."
             )
         state = whole_state(source.checkpoint, world, names)
-        engine.optimizer.load_state_dict(state["optimizer"])
-        if engine.lr_scheduler is not None:
-            engine.lr_scheduler.load_state_dict(state["scheduler"])
+        with trusted.taking_in(source.checkpoint.path):
+            engine.optimizer.load_state_dict(state["optimizer"])
+            if engine.lr_scheduler is not None:
+                engine.lr_scheduler.load_state_dict(state["scheduler"])
         engine.global_steps = source.checkpoint.step
         return
-    path, _ = engine.load_checkpoint(str(source.folder), tag=TAG, load_module_strict=False)
-    if path is None:
-        raise RuntimeError(f"DeepSpeed found nothing to load in {source.folder}")
-    if source.universal:
-        _repair(engine, source.folder)
+    with world.agreed():
+        trusted.check(trusted.files_of(source.folder)[world.rank :: world.world_size])
+    with trusted.taking_in(source.checkpoint.path):
+        with trusted.weights_only():
+            path, _ = engine.load_checkpoint(str(source.folder), tag=TAG, load_module_strict=False)
+        if path is None:
+            raise UserError(f"DeepSpeed found nothing to load in {source.folder}: use another checkpoint.")
+        if source.universal:
+            _repair(engine, source.folder)
 
 
 def whole_state(checkpoint: Checkpoint, world: World, names: Names) -> dict[str, Any]:
@@ -79,7 +85,8 @@ def whole_state(checkpoint: Checkpoint, world: World, names: Names) -> dict[str,
     if not checkpoint.zero_stage:
         return whole_engine_state(checkpoint)
     folder = universal_folder(checkpoint, world, names)
-    return {"optimizer": optimizer_state(folder, names), "scheduler": model_state(folder)["lr_scheduler"]}
+    with trusted.taking_in(checkpoint.path):
+        return {"optimizer": optimizer_state(folder, names), "scheduler": model_state(folder)["lr_scheduler"]}
 
 
 def _repair(engine: Any, folder: Path) -> None:
@@ -93,7 +100,7 @@ def _repair(engine: Any, folder: Path) -> None:
         for name, value in model_state(folder)["module"].items():
             if name in buffers:
                 buffers[name].copy_(value)
-    saved = torch.load(folder / TAG / "zero" / "optimizer_state.pt", map_location="cpu", weights_only=False)
+    saved = trusted.read_shard(folder / TAG / "zero" / "optimizer_state.pt", dict)
     for group, kept in zip(engine.optimizer.param_groups, saved["param_groups"], strict=True):
         group.update({k: v for k, v in kept.items() if k != "params"})
     for state in engine.optimizer.optimizer.state.values():

@@ -7,7 +7,6 @@ than the source's (file names, step counts) is added here, and checkpoints of pl
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -22,13 +21,16 @@ from torch.optim import Optimizer
 
 from neucore_xl import files
 from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import file_name, read_json
 from neucore_xl.parallel.world import World
 from neucore_xl.runs.checkpoints.checkpoint import MANIFEST, TAG, ZERO, Checkpoint
+from neucore_xl.runs.checkpoints.trusted import read_shard, taking_in
 
 FOLDER = "universal"
 FORM = 1  # of what this file adds: a folder of another form is made again
 MODEL_STATES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")  # stages 1 and 2; 3
 MOMENTS = ("exp_avg", "exp_avg_sq")
+PACKAGE = Path(files.__file__).parent
 _POLL = 5.0  # seconds between two signs of life while rank 0 converts
 
 
@@ -75,14 +77,15 @@ def universal_folder(
                 if checkpoint.zero_stage:
                     process = _start(checkpoint, temporary)
                 else:
-                    _from_whole(checkpoint, temporary / TAG, names)
+                    with taking_in(checkpoint.path):
+                        _from_whole(checkpoint, temporary / TAG, names)
         _wait(process, world)
 
         def finish() -> None:
             assert temporary is not None
             if process is not None:
                 _check(process, checkpoint, temporary)
-                with files.disk_errors(doing, checkpoint.path):
+                with files.disk_errors(doing, checkpoint.path), taking_in(checkpoint.path):
                     _complete(temporary / TAG, checkpoint.manifest["tensors"])
             with files.disk_errors(doing, checkpoint.path):
                 _seal(temporary)
@@ -102,23 +105,23 @@ def universal_folder(
 def is_whole(folder: Path) -> bool:
     """Whether ``folder`` is a universal form that was written to its end, judged by the sizes of its files."""
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = read_json(folder / MANIFEST, dict)
         sizes = all((folder / name).stat().st_size == size for name, size in found["files"].items())
         return sizes and found["form"] == FORM
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
 def optimizer_state(folder: Path, names: Sequence[Sequence[str]]) -> dict[str, Any]:
     """The state of a ``torch.optim.AdamW`` over parameters called ``names``, read from a universal folder."""
     root = folder / TAG / "zero"
-    groups = torch.load(root / "optimizer_state.pt", map_location="cpu", weights_only=False)["param_groups"]
+    groups = read_shard(root / "optimizer_state.pt", dict)["param_groups"]
     state, numbered, number = {}, [], 0
     for group, members in zip(groups, names, strict=True):
         numbered.append({**group, "params": list(range(number, number + len(members)))})
         for name in members:
             entry = {m: _tensor(root / name / f"{m}.pt") for m in MOMENTS}
-            step = torch.load(root / name / "step.pt", map_location="cpu", weights_only=False)
+            step: Any = read_shard(root / name / "step.pt", object)
             state[number] = {**entry, "step": torch.as_tensor(float(step))}
             number += 1
     return {"state": state, "param_groups": numbered}
@@ -126,26 +129,29 @@ def optimizer_state(folder: Path, names: Sequence[Sequence[str]]) -> dict[str, A
 
 def model_state(folder: Path) -> dict[str, Any]:
     """What is common to all ranks: buffers (under ``module``), ``lr_scheduler``, ``global_steps``."""
-    found: dict[str, Any] = torch.load(folder / TAG / MODEL_STATES[0], map_location="cpu", weights_only=False)
-    return found
+    return read_shard(folder / TAG / MODEL_STATES[0], dict)
 
 
 def _tensor(path: Path) -> Tensor:
-    content = torch.load(path, map_location="cpu", weights_only=False)
+    content: Any = read_shard(path, object)
     found: Tensor = content["param"] if isinstance(content, dict) else content
     return found
 
 
 def _start(checkpoint: Checkpoint, temporary: Path) -> subprocess.Popen[bytes]:
-    """DeepSpeed's converter as a process of its own, so that it may fork and cannot take a GPU or this process."""
+    """DeepSpeed's converter as a process of its own, so that it may fork and cannot take a GPU or this process.
+
+    Python puts the folder it is started in first on its path; there must be nothing of the checkpoint in it.
+    """
     workers = str(max(1, min(4, (os.cpu_count() or 1) // 2)))
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
-    command += ["--input_folder", f"{ZERO}/{TAG}", "--output_folder", f"{temporary.name}/{TAG}"]
+    command = [sys.executable, "-m", "neucore_xl.runs.checkpoints.convert", "--inject_missing_state"]
+    folder = checkpoint.path.absolute() / ZERO / TAG
+    command += ["--input_folder", str(folder), "--output_folder", str(temporary.absolute() / TAG)]
     command += ["--num_extract_workers", workers, "--num_merge_workers", workers]
     launched = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {k: v for k, v in os.environ.items() if k not in launched}
     with (temporary / "converter.log").open("wb") as out:
-        return subprocess.Popen(command, cwd=checkpoint.path, stdout=out, stderr=out, env=environment)
+        return subprocess.Popen(command, cwd=PACKAGE.parent, stdout=out, stderr=out, env=environment)
 
 
 def _wait(process: subprocess.Popen[bytes] | None, world: World) -> None:
@@ -174,13 +180,12 @@ def _check(process: subprocess.Popen[bytes], checkpoint: Checkpoint, temporary: 
 def _complete(state: Path, shapes: Mapping[str, Sequence[int]]) -> None:
     """Add what a stage other than the source's looks for, and drop what would be stored twice."""
     path = state / "zero" / "optimizer_state.pt"
-    content = torch.load(path, map_location="cpu", weights_only=False)
+    content = read_shard(path, dict)
+    for name in shapes:
+        file_name(name, MANIFEST)
     folders = [state / "zero" / name for name in shapes if (state / "zero" / name / f"{MOMENTS[0]}.pt").is_file()]
     inner = content.get("optimizer_state_dict")
-    if inner is not None:
-        step = inner["state"][0]["step"]
-    else:
-        step = torch.load(folders[0] / "step.pt", map_location="cpu", weights_only=False)
+    step = inner["state"][0]["step"] if inner is not None else read_shard(folders[0] / "step.pt", object)
     for folder in folders:
         if inner is None:
             continue
@@ -189,7 +194,7 @@ def _complete(state: Path, shapes: Mapping[str, Sequence[int]]) -> None:
             torch.save({"param": _tensor(file).view(*shapes[folder.name])}, file)
     groups = [{k: v for k, v in g.items() if k != "params"} for g in content["param_groups"]]
     source = next(state / n for n in MODEL_STATES if (state / n).is_file())
-    model = torch.load(source, map_location="cpu", weights_only=False)
+    model = read_shard(source, dict)
     _write_common(state, groups, step, model, content)
 
 
@@ -246,15 +251,16 @@ def _from_whole(checkpoint: Checkpoint, state: Path, names: Sequence[Sequence[st
 def whole_engine_state(checkpoint: Checkpoint) -> dict[str, Any]:
     """``optimizer`` and ``scheduler`` of a checkpoint of a plain or DDP run, or of DeepSpeed's stage 0 in fp32."""
     if not checkpoint.sharded:
-        found: dict[str, Any] = checkpoint.extra()["engine"]
-        return found
-    path = checkpoint.path / ZERO / TAG / MODEL_STATES[0]
-    state = torch.load(path, map_location="cpu", weights_only=False)
-    if not isinstance(state["optimizer"], dict) or "param_groups" not in state["optimizer"]:
-        raise UserError(
-            f"checkpoint {checkpoint.path} is of ZeRO stage 0 in bf16, which only the same strategy can go on from."
-        )
-    return {"optimizer": state["optimizer"], "scheduler": state["lr_scheduler"]}
+        with taking_in(checkpoint.path):
+            engine: Any = checkpoint.extra()["engine"]
+            return {"optimizer": engine["optimizer"], "scheduler": engine["scheduler"]}
+    state = read_shard(checkpoint.path / ZERO / TAG / MODEL_STATES[0], dict)
+    with taking_in(checkpoint.path):
+        if not isinstance(state["optimizer"], dict) or "param_groups" not in state["optimizer"]:
+            raise UserError(
+                f"checkpoint {checkpoint.path} is of ZeRO stage 0 in bf16, which only the same strategy can go on from."
+            )
+        return {"optimizer": state["optimizer"], "scheduler": state["lr_scheduler"]}
 
 
 def _seal(folder: Path) -> None:

@@ -26,6 +26,7 @@ from neucore_xl.models.features import ComposerOutput
 from neucore_xl.parallel.world import ALONE, World
 from neucore_xl.runs.checkpoints.checkpoint import Checkpoint
 from neucore_xl.runs.checkpoints.restore import whole_state
+from neucore_xl.runs.checkpoints.trusted import taking_in
 from neucore_xl.runs.checkpoints.universal import parameter_names
 from neucore_xl.runs.checkpoints.weights import load_state, stored_state, write_weights
 from neucore_xl.training.optim import build_optimizer, build_scheduler, trainable
@@ -156,8 +157,9 @@ class PlainEngine(Engine):
         with self.world.agreed():
             load_state(self.composer, self.backbone, checkpoint.weights(), checkpoint.path)
         state = whole_state(checkpoint, self.world, parameter_names(self.composer, self._optimizer))
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._scheduler.load_state_dict(state["scheduler"])
+        with taking_in(checkpoint.path):
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._scheduler.load_state_dict(state["scheduler"])
 
 
 def autocast(device: torch.device, settings: TrainSettings) -> torch.autocast:
