@@ -27,9 +27,11 @@ from torch import Tensor, nn
 
 from neucore_xl.config.schema import BackboneSettings
 from neucore_xl.errors import UserError, did_you_mean, nearest
+from neucore_xl.jsonfile import read_json
 
 LOCAL_DIR = "local-dir:"
 Triple = tuple[float, float, float]
+_CONFIG_LIMIT = 1 << 20  # bytes; open_clip's own have 600
 WEIGHT_FILES = (".pt", ".pth", ".bin", ".safetensors", ".npz")
 
 
@@ -99,16 +101,15 @@ def _register_config(path: Path) -> tuple[str, dict[str, Any]]:
     Both forms are read: the bare model config, and open_clip's ``open_clip_config.json`` (``model_cfg`` beside
     ``preprocess_cfg``). Names of HF folders are taken relative to the file when such a folder lies there.
     """
+    where = f"backbone.config {path}"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"backbone.config {path} cannot be read ({error.strerror}); give an open_clip JSON.") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"backbone.config {path} is not JSON: line {error.lineno}: {error.msg}.") from None
-    model = content.get("model_cfg", content) if isinstance(content, dict) else None
-    preprocess = content.get("preprocess_cfg", {}) if isinstance(content, dict) else {}
-    if not isinstance(model, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(model):
-        raise UserError(f"backbone.config {path} lacks embed_dim, vision_cfg or text_cfg; see open_clip's configs.")
+        content = read_json(path, dict, limit=_CONFIG_LIMIT)
+    except UserError as error:
+        raise UserError(f"backbone.config cannot be used: {error}") from None
+    model, preprocess = content.get("model_cfg", content), content.get("preprocess_cfg", {})
+    _check_config(model, where)
+    if not isinstance(preprocess, dict):
+        raise UserError(f"{where}: preprocess_cfg must be an object; see open_clip's configs.")
     model = {key: value for key, value in model.items() if key != "preprocess_cfg"}
     text = dict(model["text_cfg"])
     for key in ("hf_model_name", "hf_tokenizer_name"):
@@ -117,6 +118,18 @@ def _register_config(path: Path) -> tuple[str, dict[str, Any]]:
             text[key] = str(beside.resolve())
     model["text_cfg"] = text
     return _register(path.stem, model), preprocess
+
+
+def _check_config(model: Any, where: str) -> None:
+    """Refuse what is no model of open_clip, and what asks for programs of the model's folder to be run."""
+    if not isinstance(model, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(model):
+        raise UserError(f"{where} lacks embed_dim, vision_cfg or text_cfg; see open_clip's configs.")
+    vision, text = model["vision_cfg"], model["text_cfg"]
+    options = text.get("tokenizer_kwargs") or {} if isinstance(text, dict) else None
+    if not (isinstance(vision, dict) and isinstance(text, dict) and isinstance(options, dict)):
+        raise UserError(f"{where}: vision_cfg, text_cfg and its tokenizer_kwargs are objects; see open_clip's configs.")
+    if options.get("trust_remote_code"):
+        raise UserError(f"{where}: trust_remote_code runs programs that lie beside the model; remove it.")
 
 
 def _register(name: str, model: dict[str, Any]) -> str:
@@ -135,6 +148,7 @@ def _architecture(name: str) -> dict[str, Any]:
         raise UserError(f"The {kind} {name!r} gives no open_clip_config.json ({_first_line(error)}).") from None
     if config is None:
         raise UserError(f"Unknown backbone {name!r}{did_you_mean(nearest(name, open_clip.list_models(), cutoff=0.0))}")
+    _check_config(config, f"the config of {name}")
     return config
 
 

@@ -13,6 +13,7 @@ import runpy
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import safetensors.torch
 import torch
 
 from neucore_xl.cli import main
+from neucore_xl.config.schema import BackboneSettings
 from neucore_xl.errors import UserError
 from neucore_xl.models.backbone import build_backbone
 from neucore_xl.parallel.world import World
@@ -390,6 +392,26 @@ def test_resuming_runs_nothing(resumed: dict[str, dict[str, Any]], case: str) ->
 
 
 # ---- a backbone's own files
+
+
+def test_a_tokenizer_of_a_backbone_runs_no_code_of_its_folder(tmp_path: Path, bert_folder: Path) -> None:
+    marker, folder = tmp_path / "marker", tmp_path / "tokenizer"
+    shutil.copytree(bert_folder, folder)
+    (folder / "own.py").write_text(f"open({str(marker)!r}, 'w').close()\nfrom transformers import BertTokenizerFast\n"
+                                   "class Own(BertTokenizerFast): pass\n")  # fmt: skip
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}, "tokenizer_class": "Own"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    text = {**TOWERS["text_cfg"], "hf_model_name": "tokenizer", "tokenizer_kwargs": {"trust_remote_code": True}}
+    text |= {"hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler", "hf_tokenizer_name": "tokenizer"}
+    path = tmp_path / "own-code.json"
+    path.write_text(json.dumps({**TOWERS, "text_cfg": {**text, "context_length": 12}}))
+    with suppress(Exception):
+        build_backbone(BackboneSettings(name="own-code", config=path, pretrained=None))
+    assert not marker.exists(), "code of the folder has run"
+    with pytest.raises(UserError, match="trust_remote_code") as error:
+        build_backbone(BackboneSettings(name="own-code", config=path, pretrained=None))
+    assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize("form", FORMS)
