@@ -7,6 +7,9 @@ store of the first.
 An image is identified by its resolved path, size in bytes and modification time (ns): reading tens of thousands of
 files at every start only to hash them would cost more than it protects from. A replaced or edited image is
 recomputed; a copied data set is computed again. A text is identified by itself.
+
+What is on the disk is compared with its checksums once in every start, when it is first asked for, and computed
+again where it was damaged.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ import torch
 from neucore_xl.config.schema import TrainSettings
 from neucore_xl.data.batches import ImageFeatures, TextFeatures
 from neucore_xl.encoding.filling import fill
-from neucore_xl.encoding.store import FORMAT, Store
+from neucore_xl.encoding.shards import FORMAT
+from neucore_xl.encoding.store import Store
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import ALONE, World
 
@@ -45,7 +49,8 @@ def image_key(path: Path) -> str:
         raise UserError(
             f"image {path} cannot be read ({error.strerror}): put it there or correct data.root."
         ) from error
-    return f"{resolved}|{stat.st_size}|{stat.st_mtime_ns}"
+    name = str(resolved).encode("utf-8", "backslashreplace").decode()  # not every name of a file is text
+    return f"{name}|{stat.st_size}|{stat.st_mtime_ns}"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -56,7 +61,7 @@ def fingerprint(*parts: Any) -> str:
 class FeatureCache:
     """The stores of one image tower with one transform and of one text tower, each named by fingerprints.
 
-    ``fill_*`` compute what is missing, under a lock that a second run waits for; ``*_rows`` read.
+    ``fill_*`` compute what is missing or damaged, under a lock that a second run waits for; ``*_rows`` read.
     """
 
     def __init__(self, folder: Path, *, image_tower: str, transform: str, text_tower: str) -> None:

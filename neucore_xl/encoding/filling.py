@@ -12,6 +12,7 @@ import filelock
 import numpy as np
 
 from neucore_xl import files
+from neucore_xl.encoding.shards import Examined, examine
 from neucore_xl.parallel.world import World, in_step
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ Join = Callable[[list[Any]], dict[str, np.ndarray]]
 def fill(store: Store, keys: Sequence[str], encode: Encode, join: Join, world: World, batch: int) -> int:
     """Store the missing ``keys``; returns how many there were. The arguments are those of ``FeatureCache.fill_images``.
 
+    Shards that this job asks for the first time are compared with their checksums; what a damaged one held is missing.
     Every rank computes a share while rank 0 holds the lock. What a rank does not find afterwards (its node has a cache
     folder of its own) that node computes for itself. ``join`` makes one shard's arrays of several chunks' features.
     """
+    _examine(store, keys, world)
     if not world.any_of(int(bool(store.missing(keys)))):
         return 0
     with world.agreed(), files.disk_errors("creating the feature cache", store.folder):
@@ -46,6 +49,41 @@ def fill(store: Store, keys: Sequence[str], encode: Encode, join: Join, world: W
     if world.any_of(int(unseen)):
         in_step(world, _compute_alone(store, keys if unseen else (), encode, join))
     return len(wanted)
+
+
+def _examine(store: Store, keys: Sequence[str], world: World) -> None:
+    """Read the shards of ``keys`` that nobody has examined, each by one of the ranks that see it.
+
+    Damaged ones count as absent afterwards, on all ranks.
+    """
+    own = store.unexamined(keys)
+    seen = world.gather(own)
+    names = sorted({name for part in seen for name in part})
+    if not names:
+        return
+    owners = {name: [rank for rank, part in enumerate(seen) if name in part] for name in names}
+    share = [name for i, name in enumerate(names) if owners[name][i % len(owners[name])] == world.rank]
+    found: dict[str, Examined] = {}
+    in_step(world, _read(store, share, found))
+    everything = {name: result for part in world.gather(found) for name, result in part.items()}
+    damaged = {name: result.problem for name, result in everything.items() if result.problem}
+    store.judge(own, damaged)
+    if not world.is_main:
+        return
+    for name, problem in damaged.items():
+        log.warning("feature cache: %s is damaged (%s) and is computed again", store.folder / name, problem)
+    trusted = sum(result.trusted for result in everything.values())
+    if trusted:
+        log.warning(
+            "feature cache: %d shards in %s are of a version without checksums; they are taken as they are and get "
+            "theirs now", trusted, store.folder,
+        )  # fmt: skip
+
+
+def _read(store: Store, names: Sequence[str], found: dict[str, Examined]) -> Generator[None, None, None]:
+    """Examine shards ``names`` into ``found``; yields after every block."""
+    for name in names:
+        found[name] = yield from examine(store.folder / name)
 
 
 def _positions(store: Store, keys: Sequence[str]) -> list[int]:

@@ -104,6 +104,35 @@ def test_a_rank_whose_cache_folder_is_another_computes_what_it_lacks(tmp_path: P
     assert [sorted(asked) for asked in on_ranks(2, fill)] == [keys, keys]
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_ranks_share_the_examination_and_compute_what_is_damaged_once(
+    tmp_path: Path, shared: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a folder that all see, and of one a rank, where the others' shards are whole."""
+    keys = [f"k{i}" for i in range(9)]
+    folders = [tmp_path / ("one" if shared else f"node-{rank}") for rank in range(3)]
+    for folder in set(folders):
+        for first in range(0, 9, 3):
+            cache_in(folder).fill_images(keys[first : first + 3], chunks_of(3, []))
+    path = sorted(cache_in(folders[1]).images.folder.glob("shard-*"))[1] / "pooled.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+    def fill(world: World) -> list[str]:
+        asked: list[list[str]] = []
+        cache = cache_in(folders[world.rank])
+        cache.fill_images(keys, chunks_of(1, asked), world=world, batch=1)
+        assert not cache.images.unexamined(keys)
+        assert cache.image_rows(keys).pooled[:, 0].tolist() == [float(i) for i in range(9)]
+        return [key for chunk in asked for key in chunk]
+
+    computed = on_ranks(3, fill)
+    assert sorted(key for keys in computed for key in keys) == ["k3", "k4", "k5"]
+    assert len([r for r in caplog.records if "is damaged" in r.getMessage()]) == 1
+    assert not path.exists()
+
+
 def test_an_error_of_one_rank_ends_the_endless_work_of_the_others_with_its_sentence() -> None:
     closed = []
 
