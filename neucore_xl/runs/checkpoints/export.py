@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from neucore_xl import __version__, files
 from neucore_xl.config.load import dump_yaml, validate
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import parse_json
 from neucore_xl.language.vocabulary import Vocabulary
 from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.lora import merged_state
@@ -63,18 +64,43 @@ class ExportedRun:
 
     def settings(self) -> Settings:
         """The settings that the run was trained with."""
-        return validate(yaml.safe_load(self._header["config"]), where=f" in {self.path}")
+        try:
+            tree = yaml.safe_load(self._text("config"))
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise self._damaged(f"its settings are no YAML: {type(error).__name__}") from error
+        if not isinstance(tree, dict):
+            raise self._damaged("its settings are no object")
+        return validate(tree, where=f" in {self.path}")
 
     def vocabulary(self) -> Vocabulary:
         """The concepts of the training split."""
-        return Vocabulary.from_json(json.loads(self._header["vocabulary"]), source=str(self.path))
+        return Vocabulary.from_json(self._json("vocabulary"), source=str(self.path))
 
     def checkpoint(self) -> ExportedCheckpoint:
         """The exported weights."""
-        h = self._header
-        return ExportedCheckpoint(
-            self.path, int(h["step"]), Identity(**json.loads(h["identity"])), json.loads(h["metrics"]), {"files": {}}
-        )
+        step, identity, metrics = self._text("step"), self._json("identity"), self._json("metrics")
+        if not (step.isascii() and step.isdigit() and len(step) < 19):
+            raise self._damaged("its step is no number of steps")
+        if sorted(identity) != sorted(f.name for f in fields(Identity)) or not _all(identity, str):
+            raise self._damaged("its identity is of another form")
+        if not _all(metrics, int | float):
+            raise self._damaged("its metrics are no numbers")
+        return ExportedCheckpoint(self.path, int(step), Identity(**identity), metrics, {"files": {}})
+
+    def _text(self, key: str) -> str:
+        if key not in self._header:
+            raise self._damaged(f"its header has no {key}")
+        return str(self._header[key])
+
+    def _json(self, key: str) -> dict[str, Any]:
+        return parse_json(self._text(key), f"{self.path}, {key} of its header", dict, allow_nan=True)
+
+    def _damaged(self, what: str) -> UserError:
+        return UserError(f"{self.path} is damaged ({what}): export it again.")
+
+
+def _all(values: dict[str, Any], kind: Any) -> bool:
+    return all(isinstance(value, kind) and not isinstance(value, bool) for value in values.values())
 
 
 def export_weights(
