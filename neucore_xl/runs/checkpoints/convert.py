@@ -14,7 +14,7 @@ import torch
 
 from neucore_xl.errors import UserError
 from neucore_xl.jsonfile import file_name
-from neucore_xl.runs.checkpoints.trusted import read, weights_only
+from neucore_xl.runs.checkpoints.trusted import read_shard, weights_only
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _load(path: Path | str, **_: Any) -> Any:
-    content = read(Path(path), object)
+    content = read_shard(Path(path), object)
     _check_names(content, str(path))
     return content
 

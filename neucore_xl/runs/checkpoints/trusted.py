@@ -9,7 +9,8 @@ keep the values it is given:
 - ``ZeroStageEnum``: an enumeration of the integers 0 to 3. Looking one up makes nothing; another value is an error.
 - ``fragment_address``: a data class of two integers.
 
-No other class is allowed; a file that names one is refused with a sentence that names both.
+No other class is allowed, also none that torch or another library has allowed for itself in this process (meshes of
+devices, every exception); a file that names one is refused with a sentence that names both.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import load  # the function itself: ``convert`` puts its own in its place
@@ -50,16 +51,28 @@ def weights_only() -> Iterator[None]:
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    known = torch.serialization.get_safe_globals()
-    added: list[Any] = [c for c in (LossScaler, ZeroStageEnum, fragment_address) if c not in known]
     before = {name: os.environ.pop(name, None) for name in (_FORCE, _FORBID)}  # torch refuses to be told both
     os.environ[_FORCE] = "1"
     try:
-        with torch.serialization.safe_globals(added):
+        with _allowed(LossScaler, ZeroStageEnum, fragment_address):
             yield
     finally:
         del os.environ[_FORCE]
         os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+@contextmanager
+def _allowed(*classes: type) -> Iterator[None]:
+    """Inside, torch's reader takes ``classes`` and what it always takes, whatever was added elsewhere."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(list(classes))
+    try:
+        yield
+    finally:
+        added = [c for c in torch.serialization.get_safe_globals() if c not in classes]  # by imports inside
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals([*before, *added])
 
 
 def read(path: Path, expect: type[T]) -> T:
@@ -67,6 +80,17 @@ def read(path: Path, expect: type[T]) -> T:
 
     Raises ``UserError`` naming the file when it is damaged, cannot be read or holds anything else.
     """
+    with _allowed():
+        return _read(path, expect)
+
+
+def read_shard(path: Path, expect: type[T]) -> T:
+    """``read`` for the files of DeepSpeed and the universal form, which may hold ``CLASSES`` too."""
+    with weights_only():
+        return _read(path, expect)
+
+
+def _read(path: Path, expect: type[T]) -> T:
     if not path.is_file():  # nor a pipe, which would be waited for
         raise UserError(f"{path} is not there, or not a file: use another checkpoint.")
     try:
@@ -85,12 +109,6 @@ def read(path: Path, expect: type[T]) -> T:
     return content
 
 
-def read_shard(path: Path, expect: type[T]) -> T:
-    """``read`` for the files of DeepSpeed and the universal form, which may hold ``CLASSES`` too."""
-    with weights_only():
-        return read(path, expect)
-
-
 def problems(paths: Sequence[Path]) -> list[str]:
     """A sentence for every file among ``paths`` that ``read_shard`` would refuse for what it names; loads none."""
     found = []
@@ -99,7 +117,8 @@ def problems(paths: Sequence[Path]) -> list[str]:
             found.append(f"{path} is not there, or not a file.")
             continue
         try:
-            names = set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path))).difference(CLASSES)
+            with _allowed():
+                names = set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path))).difference(CLASSES)
         except Exception as error:
             found.append(_damage(path, error))
             continue
@@ -139,8 +158,8 @@ def taking_in(checkpoint: Path) -> Iterator[None]:
 
 def _refusal(path: Path, names: str) -> str:
     return (
-        f"{path} names {names}, which no checkpoint holds and which could run code: nothing of it was loaded; use a "
-        "checkpoint of people you trust."
+        f"{path} names {names}, which no checkpoint of neucore-xl holds and which could run code: nothing of it was "
+        "loaded; use a checkpoint of people you trust."
     )
 
 
