@@ -21,13 +21,16 @@ import numpy as np
 import pytest
 import torch
 
+from neucore_xl.config.schema import Settings
 from neucore_xl.data.batches import ImageFeatures, TextFeatures
+from neucore_xl.data.datasets import open_from_settings
 from neucore_xl.encoding.cache import FeatureCache, image_key
 from neucore_xl.errors import UserError
 from neucore_xl.language.cache import cached_values
 from neucore_xl.models.backbone import build_backbone
 from neucore_xl.runs.checkpoints.export import ExportedRun
 from neucore_xl.runs.checkpoints.universal import FORM, is_whole
+from neucore_xl.runs.system import assemble
 from tests.attacks.test_pickles import BYTES
 from tests.support.forks import Forks
 
@@ -356,6 +359,21 @@ def test_names_of_pictures_that_are_no_text(tmp_path: Path) -> None:
         cache.fill_images([key], encode)
         assert cache.image_rows([key]).pooled[0, 0] == 1.0
     assert tower.asked == ["k1"]
+
+
+def test_scores_on_a_damaged_cache_are_those_of_a_whole_one(settings: Settings, tmp_path: Path) -> None:
+    def scores() -> np.ndarray:
+        system = assemble(settings)
+        system.composer.eval()
+        split = open_from_settings(settings.data, "val")
+        return np.concatenate([part for _, part in system.scores(split)[""]])
+
+    before = scores()
+    arrays = sorted((tmp_path / "cache").glob("features/*/shard-*/*.npy"))
+    assert len(arrays) == 6
+    for path in arrays:
+        flip(path, first=128, count=2000)
+    np.testing.assert_array_equal(scores(), before)
 
 
 FILLER = """
