@@ -75,12 +75,12 @@ def reshard(where: Where, which: Which = "last", force: Force = False) -> None:
     """Prepare a ZeRO checkpoint for another number of processes or another stage (training does it by itself)."""
     from neucore_xl.errors import UserError
     from neucore_xl.parallel.world import World
-    from neucore_xl.runs.checkpoints.universal import FOLDER, is_whole, universal_folder
+    from neucore_xl.runs.checkpoints.universal import FOLDER, altered, is_whole, universal_folder
 
     found = _chosen(where, which)
     if not found.zero_stage:
         raise UserError(f"{found.path} is not sharded: any number of processes goes on from it as it is.")
-    if is_whole(found.path / FOLDER) and not force:
+    if not force and is_whole(found.path / FOLDER) and not altered(found.path / FOLDER, World()):
         terminal.say(f"{found.path / FOLDER} is there already")
         return
     terminal.say(f"{universal_folder(found, World(), force=force)} is ready for any number of processes and any stage")

@@ -81,7 +81,7 @@ def _examine(store: Store, keys: Sequence[str], world: World) -> None:
 
 
 def _read(store: Store, names: Sequence[str], found: dict[str, Examined]) -> Generator[None, None, None]:
-    """Examine shards ``names`` into ``found``; yields after every block."""
+    """Examine shards ``names`` into ``found``; yields after every file."""
     for name in names:
         found[name] = yield from examine(store.folder / name)
 

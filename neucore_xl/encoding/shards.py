@@ -24,7 +24,6 @@ from neucore_xl.jsonfile import read_json
 
 FORMAT = 1  # part of the names of stores, so that another format is another store
 HEADER = "shard.json"
-_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,15 @@ def arrays_of(shard: Path) -> dict[str, np.ndarray]:
 
 
 def examine(shard: Path) -> Generator[None, None, Examined]:
-    """Read a shard from end to end and compare it with its checksums; yields after every block."""
+    """Read a shard from end to end and compare it with its checksums; yields after every file."""
     header = _header(shard)
     if header is None:
         return Examined(f"{HEADER} is damaged or a file is not there in full length")
     known, found = header.get("digests"), {}
     try:
         for name in header["bytes"]:
-            found[name] = yield from _digest(shard / name)
+            found[name] = files.checksum(shard / name)
+            yield
             if known is not None and found[name] != known.get(name):
                 return Examined(f"{name} has another content than was written")
         if known is not None:
@@ -97,16 +97,6 @@ class _Hashed:
     def write(self, data: bytes) -> int:
         self.digest.update(data)
         return self._file.write(data)
-
-
-def _digest(path: Path) -> Generator[None, None, str]:
-    digest, block = xxhash.xxh3_128(), bytearray(_BLOCK)
-    view = memoryview(block)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            digest.update(view[:count])
-            yield
-    return digest.hexdigest()
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -14,8 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from neucore_xl import files
 from neucore_xl.errors import UserError
 
@@ -88,7 +86,7 @@ def _computed(
             features=Features({"text": Value("large_string"), "value": Value("large_string")}),
             desc=f"Reading sentences ({kind})",
         )
-    files.write_text(path.with_suffix(".xxh3"), _checksum(path))
+    files.write_text(path.with_suffix(".xxh3"), files.checksum(path))
     return [json.loads(v) for v in table["value"]]
 
 
@@ -99,7 +97,7 @@ def _stored(path: Path, texts: Sequence[str]) -> list[Any] | str:
         if not path.is_file():
             return "it is no file" if path.exists() else ""
         sealed = seal.is_file()
-        if sealed and seal.read_text(encoding="ascii").strip() != _checksum(path):
+        if sealed and seal.read_text(encoding="ascii").strip() != files.checksum(path):
             return "it has another content than was written"
         from datasets import Dataset
 
@@ -112,12 +110,8 @@ def _stored(path: Path, texts: Sequence[str]) -> list[Any] | str:
         return str(error).strip().partition("\n")[0][:200] or type(error).__name__
     if not sealed:
         with suppress(OSError):  # somebody else's cache, which may be read only
-            files.write_text(seal, _checksum(path))
+            files.write_text(seal, files.checksum(path))
     return values
-
-
-def _checksum(path: Path) -> str:
-    return str(xxhash.xxh3_128_hexdigest(path.read_bytes()))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "runs" / "checkpoints"))
 import torch
+import xxhash
 import zero_worker as training  # type: ignore[import-not-found]
 
 from neucore_xl.parallel.world import World
@@ -148,7 +149,9 @@ def main() -> None:
     found["good-universal"] = outcome("2", one, marker, universal=True)
     evil = swapped(one, where / "evil-universal" / one.name, {"module": Evil(marker)}, "universal")
     manifest = json.loads((evil / "universal" / "manifest.json").read_text())
-    manifest["files"] = {name: (evil / "universal" / name).stat().st_size for name in manifest["files"]}
+    pieces = {name: evil / "universal" / name for name in manifest["files"]}
+    manifest["files"] = {name: path.stat().st_size for name, path in pieces.items()}
+    manifest["checksums"] = {name: xxhash.xxh3_128_hexdigest(path.read_bytes()) for name, path in pieces.items()}
     (evil / "universal" / "manifest.json").write_text(json.dumps(manifest))
     found["evil-universal"] = outcome("2", evil, marker, universal=True)
     found["outside"] = outside(where, marker)

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -28,11 +29,14 @@ from neucore_xl.encoding.cache import FeatureCache, image_key
 from neucore_xl.errors import UserError
 from neucore_xl.language.cache import cached_values
 from neucore_xl.models.backbone import build_backbone
+from neucore_xl.parallel.world import World
+from neucore_xl.runs.checkpoints.checkpoint import Identity
 from neucore_xl.runs.checkpoints.export import ExportedRun
-from neucore_xl.runs.checkpoints.universal import FORM, is_whole
+from neucore_xl.runs.checkpoints.universal import FORM, is_whole, optimizer_state, universal_folder
 from neucore_xl.runs.system import assemble
 from tests.attacks.test_pickles import BYTES
 from tests.support.forks import Forks
+from tests.support.saving import save_weights
 
 KEYS = [f"k{i}" for i in range(6)]
 WORDS = ["red dog", "two cats", "a beach at night", "none"]
@@ -74,8 +78,10 @@ def _nobody_waits_for_a_pipe() -> Iterator[None]:
         while not over.wait(0.05):
             for path in PIPES:
                 with suppress(OSError):  # nobody reads
-                    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-                    waited.append(path)
+                    end = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+                    if stat.S_ISFIFO(os.fstat(end).st_mode):  # and no new file of its name
+                        waited.append(path)
+                    os.close(end)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -595,7 +601,7 @@ def test_a_universal_form_with_another_manifest_is_not_whole(tmp_path: Path, con
     }  # fmt: skip
     (tmp_path / "a").write_text("x")
     path = tmp_path / "manifest.json"
-    path.write_text(json.dumps({"form": FORM, "files": {"a": 1}}))
+    path.write_text(json.dumps({"form": FORM, "files": {"a": 1}, "checksums": {"a": "?"}}))
     assert is_whole(tmp_path)
     path.write_bytes(JSON[content] if content in JSON else json.dumps(more[content]).encode())
     assert not is_whole(tmp_path)
@@ -605,6 +611,25 @@ def test_a_universal_form_with_another_manifest_is_not_whole(tmp_path: Path, con
 def test_a_universal_form_without_a_manifest_is_not_whole(tmp_path: Path, what: str) -> None:
     in_its_place(tmp_path / "manifest.json", what)
     assert not is_whole(tmp_path)
+
+
+@pytest.mark.parametrize("piece", ["a.weight/exp_avg.pt", "a.weight/fp32.pt", "optimizer_state.pt"])
+def test_a_universal_form_with_other_values_is_made_again(tmp_path: Path, piece: str) -> None:
+    model = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 2, bias=False)})
+    optimizer = torch.optim.AdamW(model.parameters())
+    model["a"](torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    engine = {"optimizer": optimizer.state_dict(), "scheduler": {"last_epoch": 1}}
+    saved = save_weights(tmp_path, 1, model.state_dict(), Identity("toy", "b", "v"), extra={"engine": engine})
+    folder = universal_folder(saved, World(), [["a.weight"]])
+    before = optimizer_state(folder, [["a.weight"]])["state"][0]
+    path = folder / "state" / "zero" / piece
+    content = path.read_bytes()
+    flip(path, first=len(content) // 2, count=20)
+    folder = universal_folder(saved, World(), [["a.weight"]])
+    assert path.read_bytes() == content
+    after = optimizer_state(folder, [["a.weight"]])["state"][0]
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 # ---- the config of a backbone

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import xxhash
 
 from neucore_xl.cli import main
 from neucore_xl.config.schema import BackboneSettings
@@ -252,12 +253,14 @@ def test_a_plain_engine_takes_in_nothing(foreign: Foreign, stage: int) -> None:
     foreign.sharded(stage, lambda path: zipped(write, path))
     names = [["a.weight"]]
     root = foreign.step / "universal" / "state"
-    pieces = ["zero/optimizer_state.pt", "zero/a.weight/exp_avg.pt", "zero/a.weight/exp_avg_sq.pt", *ALL]
-    for piece in pieces:
+    for piece in ("zero/optimizer_state.pt", "zero/a.weight/exp_avg.pt", "zero/a.weight/exp_avg_sq.pt", *ALL):
         (root / piece).parent.mkdir(parents=True, exist_ok=True)
         zipped(write, root / piece)
-    sizes = {p.relative_to(root.parent).as_posix(): p.stat().st_size for p in root.rglob("*.pt")}
-    (root.parent / "manifest.json").write_text(json.dumps({"form": universal.FORM, "files": sizes}))
+    pieces = {p.relative_to(root.parent).as_posix(): p for p in root.rglob("*.pt")}
+    sizes = {name: path.stat().st_size for name, path in pieces.items()}
+    sums = {name: xxhash.xxh3_128_hexdigest(path.read_bytes()) for name, path in pieces.items()}
+    manifest = {"form": universal.FORM, "files": sizes, "checksums": sums}
+    (root.parent / "manifest.json").write_text(json.dumps(manifest))
     foreign.refused(
         lambda: whole_state(read_checkpoint(foreign.step), World(), names), [*ALL, "optimizer_state.pt", "exp_avg.pt"]
     )

@@ -7,6 +7,7 @@ than the source's (file names, step counts) is added here, and checkpoints of pl
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ from neucore_xl.runs.checkpoints.checkpoint import MANIFEST, TAG, ZERO, Checkpoi
 from neucore_xl.runs.checkpoints.trusted import read_shard, taking_in
 
 FOLDER = "universal"
-FORM = 1  # of what this file adds: a folder of another form is made again
+FORM = 2  # of what this file adds: a folder of another form is made again
 MODEL_STATES = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")  # stages 1 and 2; 3
 MOMENTS = ("exp_avg", "exp_avg_sq")
 PACKAGE = Path(files.__file__).parent
@@ -60,7 +61,7 @@ def universal_folder(
     of a plain or DDP run. Raises ``UserError`` on every rank.
     """
     path = checkpoint.path / FOLDER
-    if world.on_main(lambda: not force and is_whole(path)):
+    if world.on_main(lambda: not force and is_whole(path)) and not world.any_of(int(altered(path, world))):
         return path
     if any("offloaded_tensors/" in name for name in checkpoint.manifest["files"]):
         raise UserError(
@@ -107,9 +108,23 @@ def is_whole(folder: Path) -> bool:
     try:
         found = read_json(folder / MANIFEST, dict)
         sizes = all((folder / name).stat().st_size == size for name, size in found["files"].items())
-        return sizes and found["form"] == FORM
+        return sizes and found["form"] == FORM and found["files"].keys() == found["checksums"].keys()
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def altered(folder: Path, world: World) -> bool:
+    """Whether a file of this rank's share has another content than was written; once a process for each folder."""
+    try:
+        return _differs(folder, (folder / MANIFEST).stat().st_mtime_ns, world.rank, world.world_size)
+    except (UserError, OSError, ValueError):
+        return True  # this rank does not see what rank 0 sees
+
+
+@functools.lru_cache(maxsize=16)
+def _differs(folder: Path, written: int, rank: int, count: int) -> bool:
+    checksums = sorted(read_json(folder / MANIFEST, dict)["checksums"].items())
+    return any(files.checksum(folder / name) != checksum for name, checksum in checksums[rank::count])
 
 
 def optimizer_state(folder: Path, names: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -268,4 +283,5 @@ def _seal(folder: Path) -> None:
     for name in names:
         files.sync_file(folder / name)
     sizes = {name: (folder / name).stat().st_size for name in sorted(names)}
-    files.write_json(folder / MANIFEST, {"form": FORM, "files": sizes})
+    checksums = {name: files.checksum(folder / name) for name in sizes}
+    files.write_json(folder / MANIFEST, {"form": FORM, "files": sizes, "checksums": checksums})
