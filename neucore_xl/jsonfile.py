@@ -63,8 +63,13 @@ def read_text(path: Path | str, *, limit: int = LIMIT) -> str:
     return _decoded(raw, str(path))
 
 
-def read_bytes(path: Path | str, *, limit: int = LIMIT) -> bytes:
-    """The content of the regular file ``path``, of at most ``limit`` bytes; raises ``UserError`` otherwise."""
+def read_bytes(
+    path: Path | str, *, limit: int = LIMIT, missing: str = "check the folder and the name of the split"
+) -> bytes:
+    """The content of the regular file ``path``, of at most ``limit`` bytes; raises ``UserError`` otherwise.
+
+    ``missing``: what to do where there is no file, the end of that sentence.
+    """
     try:
         found = os.stat(path)  # noqa: PTH116 (a Path of Python 3.13 reports loops of links in another way)
         if stat.S_ISDIR(found.st_mode):
@@ -75,7 +80,7 @@ def read_bytes(path: Path | str, *, limit: int = LIMIT) -> bytes:
             raise UserError(f"{path} has {found.st_size:,} bytes, more than the {limit:,} that are read.")
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; check the folder and the name of the split.") from None
+        raise UserError(f"{path} does not exist; {missing}.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check the path and its permissions.") from None
     except ValueError:

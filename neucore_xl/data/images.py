@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import struct
-import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import one_line, read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What Pillow's decoders raise on damaged files, each format in its own way.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
+# Decoded within Pillow and the libraries it brings. Others are never tried: Pillow hands EPS to Ghostscript, and WMF
+# to Windows, and every further decoder is one more that a hostile file can reach. AVIF: where this Pillow has it.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+MAX_SIDE = 16_384  # pixels: what is long and thin is padded almost to a square, at 4 bytes a pixel up to 1 GiB
+_BAND = 1 << 22  # pixels that a conversion widens at a time
 _WIDE_MODES = ("I", "F")  # and every "I;16…": more than eight bits per channel, which Pillow would clip to 255
 
 
@@ -28,52 +33,85 @@ def load_rgb(path: Path | str) -> Image.Image:
 
     Transparency is laid on white, more than eight bits are scaled down, palettes and CMYK are converted,
     the EXIF orientation is applied; of an animation the first frame is taken. Raises ``UserError`` naming the file
-    when it is missing, empty, damaged or no picture.
+    when it is missing, empty, damaged, in none of the ``FORMATS``, or too large to be read safely.
     """
-    path = Path(path)
+    return decode_rgb(picture_bytes(path), path)[0]
+
+
+def picture_bytes(path: Path | str) -> bytes:
+    """The content of a picture file; raises ``UserError`` where there is no regular file that can be read."""
     try:
-        with Image.open(path) as file:
-            file.load()
-            return _to_rgb(_upright(file))
-    except FileNotFoundError:
-        raise UserError(f"Image {path} does not exist; put the file there or remove the rows that name it.") from None
-    except Image.DecompressionBombError:
-        raise UserError(f"Image {path} has more pixels than can be decoded safely; scale it down.") from None
-    except _DAMAGE as error:
-        raise UserError(_damage_sentence(path, error)) from None
+        return read_bytes(path, missing="put the file there or remove the rows that name it")
+    except UserError as error:
+        raise UserError(f"Image {error}") from None
 
 
-def _damage_sentence(path: Path, error: BaseException) -> str:
-    if path.is_dir():
-        return f"Image {path} is a folder; a picture file is expected there."
-    if isinstance(error, PermissionError):
-        return f"Image {path} cannot be read (permission denied); change its permissions."
+def decode_rgb(content: bytes, name: Path | str) -> tuple[Image.Image, str]:
+    """The picture in the ``content`` of the file ``name`` as ``load_rgb`` gives it, and the mode that the file has.
+
+    What the header says of its size is held against ``MAX_SIDE`` and ``PIL.Image.MAX_IMAGE_PIXELS`` before any pixel
+    is decoded. Raises ``UserError`` naming the file.
+    """
     try:
-        size = path.stat().st_size
-    except OSError:
-        return f"Image {path} cannot be read ({error}); check the disk."
-    if size == 0:
-        return f"Image {path} has zero bytes; copy it again."
-    return f"Image {path} cannot be decoded ({str(error) or type(error).__name__}); it is damaged, copy it again."
+        upright, mode = _upright(content)
+        return _to_rgb(upright), mode
+    except _TooLarge as error:
+        raise UserError(f"Image {name} {error}; scale it down or cut it.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError(f"Image {name} {_too_many()}; scale it down or cut it.") from None
+    except UnidentifiedImageError:
+        why = f"cannot be decoded, it is none of {', '.join(FORMATS)}" if content else "has zero bytes"
+        raise UserError(f"Image {name} {why}; copy or convert it again.") from None
+    except MemoryError:
+        raise UserError(f"Image {name} does not fit into memory; scale it down or set data.workers lower.") from None
+    except Exception as error:  # every decoder meets damage in a way of its own
+        why = one_line(str(error)) or type(error).__name__
+        raise UserError(f"Image {name} cannot be decoded ({why}); it is damaged, copy it again.") from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except (*_DAMAGE, TypeError, AttributeError, ZeroDivisionError):
-        return image  # a broken EXIF block says nothing about the pixels
+class _TooLarge(Exception):
+    """A picture that would be decoded or padded into too much memory; the rest of a sentence about it."""
+
+
+def _too_many() -> str:
+    return f"has more pixels than the {Image.MAX_IMAGE_PIXELS or 0:,} that are read"
+
+
+def _upright(content: bytes) -> tuple[Image.Image, str]:
+    """The decoded picture and the mode of its file; the decoder's own copy of the pixels is gone on return."""
+    Image.init()
+    with Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN]) as file:
+        width, height = file.size
+        if max(width, height) > MAX_SIDE:
+            raise _TooLarge(f"is {width:,} × {height:,} pixels, and no side may be longer than {MAX_SIDE:,}")
+        if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+            raise _TooLarge(_too_many())
+        mode = file.mode
+        file.load()
+        try:
+            return ImageOps.exif_transpose(file), mode
+        except Exception:  # a broken EXIF block says nothing about the pixels
+            return file.copy(), mode
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()
+        return image
     if image.mode in _WIDE_MODES or image.mode.startswith("I;16"):
         return _eight_bits(image).convert("RGB")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(paper, layer).convert("RGB")
+        return _on_white(image)
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """RGB with white where ``image`` is transparent, band by band: whole, it would take 20 bytes a pixel."""
+    picture = Image.new("RGB", image.size)
+    for top, bottom in _bands(image):
+        layer = image.crop((0, top, image.width, bottom)).convert("RGBA")
+        paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        picture.paste(Image.alpha_composite(paper, layer).convert("RGB"), (0, top))
+    return picture
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -82,17 +120,35 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     Sixteen-bit values are divided by 257 (65,535 → 255). A 32-bit or floating-point file does not say its
     range: 0–1 (floating point), 0–255 and 0–65,535 are told by the largest value, anything else is stretched.
     """
-    values = np.nan_to_num(np.asarray(image).astype(np.float64))
-    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
-    if image.mode.startswith("I;16"):
-        values = values / 257.0
-    elif low < 0.0 or high > 65535.0:
-        values = (values - low) / max(high - low, 1e-12) * 255.0
-    elif image.mode == "F" and high <= 1.0:
-        values = values * 255.0
-    elif high > 255.0:
-        values = values / 257.0
-    return Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
+    pixels = np.asarray(image)
+    grey = np.empty(pixels.shape, np.uint8)
+    bands = [slice(*band) for band in _bands(image)]
+
+    def values(band: slice) -> NDArray[np.float64]:
+        return np.nan_to_num(pixels[band].astype(np.float64))
+
+    sixteen = image.mode.startswith("I;16")
+    low = 0.0 if sixteen else min(float(values(band).min(initial=0.0)) for band in bands)
+    high = 0.0 if sixteen else max(float(values(band).max(initial=0.0)) for band in bands)
+    for band in bands:
+        found = values(band)
+        if sixteen:
+            found = found / 257.0
+        elif low < 0.0 or high > 65535.0:
+            found = (found - low) / max(high - low, 1e-12) * 255.0
+        elif image.mode == "F" and high <= 1.0:
+            found = found * 255.0
+        elif high > 255.0:
+            found = found / 257.0
+        grey[band] = np.clip(np.round(found), 0, 255).astype(np.uint8)
+    return Image.fromarray(grey)
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, int]]:
+    """First row and row behind the last, of strips of at most ``_BAND`` pixels."""
+    rows = max(1, _BAND // max(1, image.width))
+    for top in range(0, image.height, rows):
+        yield top, min(top + rows, image.height)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from neucore_xl.data import images
+from neucore_xl.data.doctor.pictures import check_pictures
 from neucore_xl.data.images import ImageTransform, load_rgb, pad_to_ratio
 from neucore_xl.errors import UserError
 
@@ -124,6 +127,38 @@ def test_missing_empty_and_foreign_files_are_named(tmp_path: Path) -> None:
         load_rgb(path)
     with pytest.raises(UserError, match="is a folder"):
         load_rgb(tmp_path)
+
+
+def test_long_sides_are_refused_and_the_doctor_says_so(tmp_path: Path) -> None:
+    path = _save(tmp_path, Image.new("RGB", (500_000, 1)))
+    with pytest.raises(UserError, match=r"500,000 × 1 pixels, and no side may be longer than 16,384; scale") as caught:
+        load_rgb(path)
+    assert check_pictures({"a": path}).unreadable == {"a": str(caught.value)}
+    assert load_rgb(_save(tmp_path, Image.new("L", (16_384, 1)))).size == (16_384, 1)
+
+
+def test_the_doctor_tells_pipes_and_folders_from_missing_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    check = check_pictures({"pipe": tmp_path / "pipe", "folder": tmp_path, "none": tmp_path / "none"})
+    assert check.missing == ("none",)
+    assert "is a pipe" in check.unreadable["pipe"]
+    assert "is a folder" in check.unreadable["folder"]
+
+
+def test_formats_of_other_programs_are_not_opened(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it is none of JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, JPEG2000, AVIF; "):
+        load_rgb(_save(tmp_path, Image.new("RGB", (20, 10)), ".eps"))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "F", "I", "I;16"])
+def test_bands_change_no_pixel(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (13, 7, 4), np.uint8)
+    image = Image.fromarray(noise).convert("L").convert(mode) if mode[0] in "FI" else Image.fromarray(noise)
+    path = _save(tmp_path, image if mode[0] in "FI" else image.convert(mode), ".tif")
+    whole = np.asarray(load_rgb(path))
+    for band in (1, 20, 91):
+        monkeypatch.setattr(images, "_BAND", band)
+        assert np.array_equal(np.asarray(load_rgb(path)), whole)
 
 
 def test_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
 from rich.console import Console
 
-from neucore_xl.data.images import load_rgb
+from neucore_xl.data.images import decode_rgb, picture_bytes
 from neucore_xl.errors import UserError
 from neucore_xl.progress import track
 
@@ -39,7 +38,7 @@ def check_pictures(paths: Mapping[str, Path], *, console: Console | None = None,
 
     A bar runs on ``console`` if there is one. Raises ``UserError`` when a decoding process dies.
     """
-    present = {name: path for name, path in paths.items() if path.is_file()}
+    present = {name: path for name, path in paths.items() if not _is_missing(path)}
     unreadable: dict[str, str] = {}
     modes: Counter[str] = Counter()
     by_digest: dict[str, list[str]] = defaultdict(list)
@@ -60,12 +59,20 @@ def check_pictures(paths: Mapping[str, Path], *, console: Console | None = None,
 def _examine(path: Path) -> tuple[str, str, str | None]:
     """Mode, digest of the bytes, and what is wrong, of one picture."""
     try:
-        load_rgb(path)
-        with Image.open(path) as image:
-            mode = image.mode
-        return mode, hashlib.sha256(path.read_bytes()).hexdigest(), None
-    except (UserError, OSError) as error:
+        content = picture_bytes(path)
+        _, mode = decode_rgb(content, path)
+        return mode, hashlib.sha256(content).hexdigest(), None
+    except UserError as error:
         return "", "", str(error)
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether nothing is there; a pipe, a folder or a loop of links is something, and is said to be no picture."""
+    try:
+        os.stat(path)  # noqa: PTH116 (a Path of Python 3.13 reports loops of links in another way)
+    except (OSError, ValueError) as error:
+        return isinstance(error, FileNotFoundError)
+    return False
 
 
 def _examine_all(paths: list[Path], workers: int) -> Iterator[tuple[str, str, str | None]]:
