@@ -20,6 +20,7 @@ from neucore_xl.errors import UserError
 T = TypeVar("T")
 
 LIMIT = 1 << 30  # bytes of a file: fifty times the largest annotation of the field
+MISSING = "check the folder and the name of the split"  # the end of the sentence about a file that does not exist
 DEPTH = 100  # lists and objects inside each other
 _LONGEST = 19  # digits of a whole number; 64 bits hold no more
 _TYPE_NAMES = {list: "a list", dict: "an object", str: "a text", int: "a number"}
@@ -34,15 +35,21 @@ class BadContent(UserError):
 
 
 def read_json(
-    path: Path | str, expect: type[T], *, clashes: list[str] | None = None, limit: int = LIMIT, allow_nan: bool = False
+    path: Path | str,
+    expect: type[T],
+    *,
+    clashes: list[str] | None = None,
+    limit: int = LIMIT,
+    allow_nan: bool = False,
+    missing: str = MISSING,
 ) -> T:
     """The value stored in ``path``, which must be of type ``expect`` (``list``, ``dict``, …).
 
     ``clashes`` collects the keys that one object of the file holds more than once (JSON readers keep the last
-    value without a word). Raises ``UserError`` naming the file (and the line, where there is one) when it is missing,
-    unreadable or longer than ``limit`` bytes, and ``BadContent`` when it is not UTF-8, malformed or of another type.
+    value without a word). ``missing``: what to do where there is no file. Raises ``UserError`` naming the file (and
+    the line, where there is one) when it is missing, unreadable or longer than ``limit`` bytes, and ``BadContent`` when it is not UTF-8, malformed or of another type.
     """
-    return _parse(read_text(path, limit=limit), str(path), expect, clashes, allow_nan)
+    return _parse(read_text(path, limit=limit, missing=missing), str(path), expect, clashes, allow_nan)
 
 
 def parse_json(
@@ -55,21 +62,16 @@ def parse_json(
     return _parse(text if isinstance(text, str) else _decoded(text, where), where, expect, clashes, allow_nan)
 
 
-def read_text(path: Path | str, *, limit: int = LIMIT) -> str:
+def read_text(path: Path | str, *, limit: int = LIMIT, missing: str = MISSING) -> str:
     """The UTF-8 text of the regular file ``path``, without a byte-order mark; errors as of ``read_json``."""
-    raw = read_bytes(path, limit=limit)
+    raw = read_bytes(path, limit=limit, missing=missing)
     if not raw.strip():
         raise BadContent(f"{path} is empty; it was probably not copied completely.")
     return _decoded(raw, str(path))
 
 
-def read_bytes(
-    path: Path | str, *, limit: int = LIMIT, missing: str = "check the folder and the name of the split"
-) -> bytes:
-    """The content of the regular file ``path``, of at most ``limit`` bytes; raises ``UserError`` otherwise.
-
-    ``missing``: what to do where there is no file, the end of that sentence.
-    """
+def read_bytes(path: Path | str, *, limit: int = LIMIT, missing: str = MISSING) -> bytes:
+    """The content of the regular file ``path``, of at most ``limit`` bytes; raises ``UserError`` otherwise."""
     try:
         found = os.stat(path)  # noqa: PTH116 (a Path of Python 3.13 reports loops of links in another way)
         if stat.S_ISDIR(found.st_mode):
@@ -203,7 +205,7 @@ def file_name(name: str, where: str) -> str:
     Refused: an empty name, control and half characters, an absolute path, and ``..``, which leaves the folder.
     """
     if not name.strip() or any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in name):
-        raise BadContent(f"{where}: {name!r} is not a name that a file can have.")
+        raise BadContent(f"{where}: {repr(name)[:80]} is not a name that a file can have.")
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise BadContent(f"{where}: {name!r} leads out of the folder it belongs to; give a path inside it.")
+        raise BadContent(f"{where}: {repr(name)[:80]} leads out of the folder it belongs to; give a path inside it.")
     return name

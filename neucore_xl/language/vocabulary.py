@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import BadContent, read_json, text_list
 from neucore_xl.language.cache import content_fingerprint
 
 _FORMAT = "neucore-xl/vocabulary"
@@ -91,22 +90,19 @@ class Vocabulary:
     def from_json(cls, data: Any, *, source: str = "vocabulary") -> Vocabulary:
         """The vocabulary of ``to_json``; raises ``UserError`` naming ``source`` when it is not one or was altered."""
         if not isinstance(data, dict) or data.get("format") != _FORMAT or not isinstance(data.get("names"), list):
-            raise UserError(f"{source} is not a vocabulary of a run: expected an object with format {_FORMAT!r}")
+            raise BadContent(f"{source} is not a vocabulary of a run: expected an object with format {_FORMAT!r}")
+        names, counts = text_list(data["names"], f"{source}: `names`"), data.get("counts")
+        if counts is not None and not (isinstance(counts, list) and all(type(c) is int and c >= 0 for c in counts)):
+            raise BadContent(f"{source}: `counts` must be a list of whole numbers, not {str(counts)[:80]}.")
         try:
-            vocabulary = cls([str(n) for n in data["names"]], data.get("counts"))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{source} is damaged ({error}): take the file that the run wrote") from error
+            vocabulary = cls(names, counts)
+        except ValueError as error:
+            raise BadContent(f"{source} is damaged ({error}): take the file that the run wrote") from error
         if data.get("fingerprint") != vocabulary.fingerprint():
-            raise UserError(f"{source} was altered (its fingerprint differs): take the file that the run wrote")
+            raise BadContent(f"{source} was altered (its fingerprint differs): take the file that the run wrote")
         return vocabulary
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
-        """Read the JSON file; raises ``UserError`` naming it."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UserError(f"no vocabulary at {path}") from error
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON ({error})") from error
-        return cls.from_json(data, source=str(path))
+        """Read the JSON file; raises ``UserError`` naming it where it cannot be read or is no vocabulary."""
+        return cls.from_json(read_json(path, dict, missing="take the file that the run wrote"), source=str(path))

@@ -55,10 +55,10 @@ def test_file_and_damage(tmp_path: Path) -> None:
     path.write_text(json.dumps(vocabulary.to_json()))
     assert Vocabulary.load(path) == vocabulary
     assert [p.name for p in tmp_path.iterdir()] == ["vocabulary.json"]
-    with pytest.raises(UserError, match="no vocabulary at"):
+    with pytest.raises(UserError, match="does not exist; take the file that the run wrote"):
         Vocabulary.load(tmp_path / "none")
     path.write_text("{")
-    with pytest.raises(UserError, match="is not JSON"):
+    with pytest.raises(UserError, match="not valid JSON"):
         Vocabulary.load(path)
     altered = vocabulary.to_json() | {"names": ["red", "cat", "cow"]}
     with pytest.raises(UserError, match="was altered"):
@@ -67,5 +67,10 @@ def test_file_and_damage(tmp_path: Path) -> None:
         Vocabulary.from_json([])
     with pytest.raises(UserError, match="is damaged"):
         Vocabulary.from_json(vocabulary.to_json() | {"counts": [1]})
+    for counts in ("12", {"red": 1}, [True] * len(vocabulary), [-1] * len(vocabulary), [1.5] * len(vocabulary)):
+        with pytest.raises(UserError, match="`counts` must be a list of whole numbers"):
+            Vocabulary.from_json(vocabulary.to_json() | {"counts": counts})
+    with pytest.raises(UserError, match="`names` must be a list of texts"):
+        Vocabulary.from_json(vocabulary.to_json() | {"names": [1, 2]})
     with pytest.raises(ValueError, match="every concept once"):
         Vocabulary(("a", "a"))
