@@ -13,7 +13,7 @@ from typing import Any
 from neucore_xl.data.switches import EmptyText, Switches, require_captions
 from neucore_xl.data.triplets import Gallery, Split, Triplet
 from neucore_xl.errors import UserError
-from neucore_xl.jsonfile import one_line, read_json, text_field, text_list
+from neucore_xl.jsonfile import BadContent, one_line, read_json, text_field, text_list
 
 
 def captions_path(root: Path, split: str) -> Path:
@@ -66,11 +66,6 @@ def parse_row(raw: Any, where: str) -> Row:
     image_set = raw.get("img_set")
     if not isinstance(image_set, dict) or "members" not in image_set:
         raise UserError(f"{where} has no `img_set` with `members`; add the subset of the pair.")
-    soft = raw.get("target_soft") or {}
-    if not isinstance(soft, dict) or not all(
-        isinstance(v, int | float) and not isinstance(v, bool) for v in soft.values()
-    ):
-        raise UserError(f"{where}: `target_soft` must give each image name a number.")
     target = None if raw.get("target_hard") is None else text_field(raw, "target_hard", where)
     return Row(
         id=str(pair),
@@ -81,7 +76,7 @@ def parse_row(raw: Any, where: str) -> Row:
         members=tuple(text_list(image_set["members"], f"{where}: `members`")),
         reference_rank=_rank(image_set.get("reference_rank")),
         target_rank=_rank(image_set.get("target_rank")),
-        target_soft={name: float(value) for name, value in soft.items()},
+        target_soft=_soft_labels(raw.get("target_soft"), where),
     )
 
 
@@ -161,6 +156,18 @@ def read_split(root: Path | str, split: str, *, empty_text: EmptyText = "refuse"
         )
     gallery = Gallery(names=tuple(files), paths=files)
     return Split("cirr", split, root, tuple(triplets.values()), {"": gallery})
+
+
+def _soft_labels(soft: Any, where: str) -> dict[str, float]:
+    if soft is None:
+        return {}
+    if not isinstance(soft, dict):
+        raise BadContent(f"{where}: `target_soft` must give each image name a number, not be {repr(soft)[:80]}.")
+    for name, value in soft.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not -1 <= value <= 1:
+            shown = repr(value)[:80]
+            raise BadContent(f"{where}: `target_soft` of {name} must be a number from -1 to 1, not {shown}; mend it.")
+    return {name: float(value) for name, value in soft.items()}
 
 
 def _rank(value: Any) -> int | str | None:

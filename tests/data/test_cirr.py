@@ -70,7 +70,26 @@ def test_an_empty_caption_is_refused_only_where_there_is_a_target(cirr_root: Pat
         (lambda rows: rows[1].pop("img_set"), "pair 11.* has no `img_set`"),
         (lambda rows: rows[1].update(caption=3), "`caption` must be a text, not 3"),
         (lambda rows: rows[1].update(target_hard=["x"]), "`target_hard` must be a text"),
-        (lambda rows: rows[1].update(target_soft={"x": "1"}), "`target_soft` must give each image name a number"),
+        (
+            lambda rows: rows[1].update(target_soft={"x": "1"}),
+            "`target_soft` of x must be .* from -1 to 1, not '1'",
+        ),
+        (
+            lambda rows: rows[1].update(target_soft={"x": True}),
+            "`target_soft` of x must be .* from -1 to 1, not True",
+        ),
+        (
+            lambda rows: rows[1].update(target_soft={"x": 2.5}),
+            "`target_soft` of x must be .* from -1 to 1, not 2.5",
+        ),
+        (
+            lambda rows: rows[1].update(target_soft={"x": -1.01}),
+            "`target_soft` of x must be .* from -1 to 1, not -1.01",
+        ),
+        (lambda rows: rows[1].update(target_soft={"x": float("nan")}), "line 1: the number NaN"),
+        (lambda rows: rows[1].update(target_soft={"x": float("inf")}), "line 1: the number Infinity"),
+        (lambda rows: rows[1].update(target_soft=False), "each image name a number, not be False"),
+        (lambda rows: rows[1].update(target_soft=""), "each image name a number, not be ''"),
         (lambda rows: rows[1]["img_set"].update(members="abc"), "`members` must be a list of texts"),
         (lambda rows: rows[1].update(pairid=10), "another row has the same pair id"),
         (lambda rows: rows[1].update(reference="nobody"), r"pair 11.* names image nobody, .*split\.rc2\.val\.json"),
