@@ -47,7 +47,8 @@ def read_json(
 
     ``clashes`` collects the keys that one object of the file holds more than once (JSON readers keep the last
     value without a word). ``missing``: what to do where there is no file. Raises ``UserError`` naming the file (and
-    the line, where there is one) when it is missing, unreadable or longer than ``limit`` bytes, and ``BadContent`` when it is not UTF-8, malformed or of another type.
+    the line, where there is one) when it is missing, unreadable or longer than ``limit`` bytes, and ``BadContent``
+    when it is not UTF-8, malformed or of another type.
     """
     return _parse(read_text(path, limit=limit, missing=missing), str(path), expect, clashes, allow_nan)
 

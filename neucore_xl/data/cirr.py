@@ -6,6 +6,7 @@ Source of the format: Liu et al., "Image Retrieval on Real-life Images with Pre-
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from neucore_xl.data.switches import EmptyText, Switches, require_captions
 from neucore_xl.data.triplets import Gallery, Split, Triplet
 from neucore_xl.errors import UserError
-from neucore_xl.jsonfile import BadContent, one_line, read_json, text_field, text_list
+from neucore_xl.jsonfile import BadContent, file_name, one_line, read_json, text_field, text_list
 
 
 def captions_path(root: Path, split: str) -> Path:
@@ -90,7 +91,7 @@ def read_auxiliary(path: Path) -> dict[str, dict[str, str]]:
 
     Answers that are not texts are left out (the doctor names them); raises ``UserError`` on a malformed file.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     found: dict[str, dict[str, str]] = {}
     for number, raw in enumerate(read_json(path, list)):
@@ -102,13 +103,21 @@ def read_auxiliary(path: Path) -> dict[str, dict[str, str]]:
 
 
 def read_image_map(root: Path, split: str) -> dict[str, Path]:
-    """Image name → file, in file order; raises ``UserError`` on a path that is not a text."""
+    """Image name → file, in file order; raises ``UserError`` as ``image_file`` does."""
     path = image_map_path(root, split)
-    names = read_json(path, dict)
-    for name, relative in names.items():
-        if not isinstance(relative, str):
-            raise UserError(f"{path}: the path of image {name} must be a text, not {relative!r}.")
-    return {name: root / "img_raw" / relative for name, relative in names.items()}
+    return {name: image_file(root, name, relative, str(path)) for name, relative in read_json(path, dict).items()}
+
+
+def image_file(root: Path, name: str, relative: Any, where: str) -> Path:
+    """The file of image ``name``, to which the map in the file ``where`` gives the path ``relative``.
+
+    Raises ``UserError`` for a path that is not a text, that no file can have, or that leaves ``img_raw/``; links in
+    there may lead wherever whoever made them wants.
+    """
+    where = f"{where}: the path of image {name}"
+    if not isinstance(relative, str):
+        raise BadContent(f"{where} must be a text, not {repr(relative)[:80]}.")
+    return root / "img_raw" / file_name(relative, where)
 
 
 def open_split(root: Path, split: str, switches: Switches) -> Split:

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from neucore_xl.data.switches import Captions, EmptyText, GalleryKind, Switches, require_captions, require_known
 from neucore_xl.data.triplets import Gallery, Split, Triplet
 from neucore_xl.errors import UserError
-from neucore_xl.jsonfile import one_line, read_json, text_field, text_list
+from neucore_xl.jsonfile import file_name, one_line, read_json, text_field, text_list
 
 CATEGORIES = ("dress", "shirt", "toptee")
 OTHER_FORMAT = "rc2"  # what stands in the place of a category in the file names of CIRR
@@ -83,9 +83,12 @@ def join(captions: Sequence[str]) -> str:
 
 
 def read_image_list(root: Path, category: str, split: str) -> tuple[str, ...]:
-    """Names of the split file in file order, repeats left in; raises ``UserError`` on an entry that is not a text."""
+    """Names of the split file in file order, repeats left in.
+
+    Raises ``UserError`` on an entry that is not a text, that no file can have as its name, or that leaves ``images/``.
+    """
     path = image_list_path(root, category, split)
-    return tuple(text_list(read_json(path, list), f"{path}"))
+    return tuple(file_name(name, f"{path}, image name") for name in text_list(read_json(path, list), f"{path}"))
 
 
 def find_images(root: Path) -> dict[str, list[Path]]:

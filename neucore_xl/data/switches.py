@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def require_known(what: str, value: str, allowed: Sequence[str]) -> None:
 
 def require_captions(root: Path, split: str, path: Path, present: Sequence[str]) -> None:
     """Raises ``UserError`` naming the splits that are ``present`` unless the caption file ``path`` of one exists."""
-    if path.exists():
+    if os.path.lexists(path):
         return
     there = (
         f"captions are there of {', '.join(present)}" if present else f"{root / 'captions'} holds none of this format"

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from neucore_xl.data.cirr import captions_path, extended_path, image_map_path, is_answer, read_split
+from neucore_xl.data.doctor.examine import examine
+from neucore_xl.data.images import load_rgb
 from neucore_xl.errors import UserError
 
 Edit = Callable[[Path, Callable[[Any], Any]], None]
@@ -104,6 +106,36 @@ def test_a_wrong_row_is_named(cirr_root: Path, edit: Edit, change: Callable[[Any
         read_split(cirr_root, "val")
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/etc/hostname", "leads out of the folder"),
+        ("../outside.png", "leads out of the folder"),
+        ("./val/../../../outside.png", "leads out of the folder"),
+        ("..", "leads out of the folder"),
+        ("val/a\0.png", "is not a name that a file can have"),
+        ("val/a\n.png", "is not a name that a file can have"),
+        (" ", "is not a name that a file can have"),
+        (["val/a.png"], "must be a text"),
+    ],
+)
+def test_an_image_path_that_leaves_the_folder_is_refused(cirr_root: Path, edit: Edit, path: Any, words: str) -> None:
+    edit(image_map_path(cirr_root, "train"), lambda names: names.update({"train-0-3-img0": path}))
+    with pytest.raises(UserError, match=rf"split\.rc2\.train\.json: the path of image train-0-3-img0.*{words}"):
+        read_split(cirr_root, "train")
+    problem = next(p for p in examine("cirr", cirr_root).findings.problems if "Paths that are refused: 1" in p)
+    assert words in problem
+
+
+def test_a_link_that_the_user_made_may_leave_the_folder(cirr_root: Path, tmp_path: Path) -> None:
+    folder = cirr_root / "img_raw" / "train"
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    split = read_split(cirr_root, "train")
+    assert all(load_rgb(path).size == (8, 6) for path in split.galleries[""].paths.values())
+    assert examine("cirr", cirr_root).trainable
 
 
 def test_a_wrong_image_path_and_a_wrong_auxiliary_row_are_named(cirr_root: Path, edit: Edit) -> None:

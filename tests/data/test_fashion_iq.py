@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neucore_xl.data.doctor.examine import examine
 from neucore_xl.data.fashion_iq import captions_path, clean, image_list_path, join, read_split
 from neucore_xl.errors import UserError
 
@@ -124,3 +125,11 @@ def test_joined_text_is_one_clean_line(captions: list[str]) -> None:
 @given(st.text(), st.text(alphabet=" .?!,\n\t"), st.text(alphabet=" \n\t"))
 def test_clean_ignores_what_stands_around(core: str, behind: str, before: str) -> None:
     assert clean(before + core + behind) == clean(core)
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/etc/hostname", "a\0", "", "a\tb", ".."])
+def test_an_image_name_that_leaves_the_folder_is_refused(fashion_root: Path, edit: Edit, name: str) -> None:
+    edit(fashion_root / "image_splits/split.shirt.val.json", lambda names: names.append(name))
+    with pytest.raises(UserError, match=r"split\.shirt\.val\.json, image name: .*(leads out|not a name that)"):
+        read_split(fashion_root, "val")
+    assert any("Image names that are refused: 1" in p for p in examine("fashion-iq", fashion_root).findings.problems)

@@ -10,6 +10,7 @@ from neucore_xl.data import cirr
 from neucore_xl.data.doctor import rows_cirr
 from neucore_xl.data.doctor.report import Clash, Findings, SplitFacts, read_or_none
 from neucore_xl.data.doctor.statistics_cirr import CirrStatistics, MeasuredSplit, measure
+from neucore_xl.errors import UserError
 
 SPLITS = ("train", "val", "test1")
 LABELLED = ("train", "val")
@@ -51,11 +52,14 @@ def _split(root: Path, split: str, findings: Findings) -> MeasuredSplit:
 
 def _image_map(root: Path, split: str, images: dict[str, Any], findings: Findings) -> dict[str, Path]:
     where = cirr.image_map_path(root, split).relative_to(root)
-    bad = [name for name, path in images.items() if not isinstance(path, str)]
+    listed, bad = {}, []
+    for name, relative in images.items():
+        try:
+            listed[name] = cirr.image_file(root, name, relative, str(where))
+        except UserError as error:
+            bad.append(str(error))
     if bad:
-        text = f"{where}: the path of image {bad[0]} is not a text ({len(bad):,} such)."
-        findings.note(text, fatal=split in LABELLED)
-    listed = {name: root / "img_raw" / path for name, path in images.items() if isinstance(path, str)}
+        findings.note(f"Paths that are refused: {len(bad):,}, the first is: {bad[0]}", fatal=split in LABELLED)
     findings.image_lists["", split] = tuple(listed)
     findings.paths["", split] = listed
     for path, count in Counter(listed.values()).items():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from neucore_xl.data import fashion_iq
 from neucore_xl.data.doctor import rows_fashion_iq
 from neucore_xl.data.doctor.report import Clash, Findings, SplitFacts, read_or_none
 from neucore_xl.data.doctor.statistics_fashion_iq import FashionIqStatistics, MeasuredSplit, measure
+from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import file_name
 
 SPLITS = ("train", "val", "test")
 LABELLED = ("train", "val")
@@ -44,6 +47,17 @@ def _there(root: Path, prefix: str) -> set[tuple[str, str]]:
     return {(category, split) for category, split in found if category != fashion_iq.OTHER_FORMAT}
 
 
+def _file_names(names: Sequence[str], where: str) -> tuple[list[str], list[str]]:
+    """The names that files can have, and the sentences about the others."""
+    good, bad = [], []
+    for name in names:
+        try:
+            good.append(file_name(name, f"{where}, image name"))
+        except UserError as error:
+            bad.append(str(error))
+    return good, bad
+
+
 def _split(root: Path, category: str, split: str, files: dict[str, list[Path]], findings: Findings) -> MeasuredSplit:
     needed = split in LABELLED
     captions, image_list = (
@@ -58,6 +72,9 @@ def _split(root: Path, category: str, split: str, files: dict[str, list[Path]], 
         good = [name for name in names if isinstance(name, str)]
         if len(good) != len(names):
             findings.note(f"{where}: {len(names) - len(good):,} entries are not texts.", fatal=needed)
+        good, bad = _file_names(good, str(where))
+        if bad:
+            findings.note(f"Image names that are refused: {len(bad):,}, the first is: {bad[0]}", fatal=needed)
         for name, count in Counter(good).items():
             if count > 1:
                 findings.clashes.append(Clash("listed-twice", f"{where}: {name}, {count} times", (name,)))

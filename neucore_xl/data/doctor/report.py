@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -157,7 +158,7 @@ def read_or_none(
 ) -> T | None:
     """The content of ``path``, or None with a line in the report that says why not."""
     shown = str(path.relative_to(root))
-    if not path.exists():
+    if not os.path.lexists(path):
         findings.files.append(FileFact(shown, "missing", required))
         if required:
             findings.problems.append(f"{shown} is missing.")
