@@ -6,13 +6,15 @@ omegaconf reads and merges, pydantic validates. Nothing here imports torch: the 
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, grammar_parser
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
@@ -27,8 +29,10 @@ from neucore_xl.config.fields import (
 )
 from neucore_xl.config.schema import GONE, Settings
 from neucore_xl.errors import UserError, did_you_mean, nearest
+from neucore_xl.jsonfile import read_bytes
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+_LIMIT = 1 << 20  # bytes of a recipe; the longest here has 2,000
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -89,11 +93,12 @@ def find_recipe(recipe: str) -> Path:
     """The file of a recipe's name or path; raises `UserError` with the nearest name."""
     if recipe in recipe_names():
         return RECIPES / f"{recipe}.yaml"
-    path = Path(recipe).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(recipe))  # noqa: PTH111 (a Path raises for the home of somebody unknown)
+    if os.path.isfile(path):  # noqa: PTH113 (a Path raises for a name that is too long)
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        problem = "is a folder, not a YAML file" if path.is_dir() else "does not exist"
+        problem = "is no file" if os.path.lexists(path) else "does not exist"
+        problem = "is a folder, not a YAML file" if os.path.isdir(path) else problem  # noqa: PTH112 (likewise)
         raise UserError(f"Recipe file {recipe} {problem}; packaged recipes are {', '.join(recipe_names())}.")
     hint = did_you_mean(nearest(recipe, recipe_names()), ".")
     raise UserError(
@@ -107,7 +112,10 @@ def _read_recipe(path: Path, seen: tuple[Path, ...]) -> DictConfig:
         chain = " -> ".join(p.name for p in (*seen, path))
         raise UserError(f"Recipe {path} is based on itself ({chain}); remove one `base:`.")
     own = _read_yaml(path)
-    base = own.pop("base", None)
+    try:
+        base = own.pop("base", None)
+    except OmegaConfBaseException as error:
+        raise UserError(f"`base` of recipe {path} cannot be resolved: {str(error).splitlines()[0]}.") from None
     _check_keys(_container(own, str(path), resolve=False), Settings, where=f" in {path}")
     if base is None:
         return own
@@ -115,23 +123,24 @@ def _read_recipe(path: Path, seen: tuple[Path, ...]) -> DictConfig:
         raise UserError(f"`base` in recipe {path} must be the name or path of another recipe, not {base!r}.")
     beside = path.parent / base
     try:
-        found = beside if base not in recipe_names() and beside.is_file() else find_recipe(base)
+        found = beside if base not in recipe_names() and os.path.isfile(beside) else find_recipe(base)  # noqa: PTH113
     except UserError as error:
         raise UserError(f"`base` of recipe {path}: {error}") from None
     return _merge(_read_recipe(found, (*seen, path.resolve())), own, f"recipe {path}")
 
 
 def _read_yaml(path: Path) -> DictConfig:
+    content = read_bytes(path, limit=_LIMIT, missing="check its path")
     try:
-        loaded = OmegaConf.load(path)
+        loaded = OmegaConf.load(io.StringIO(content.decode()))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"Malformed YAML in {path}{line}: {error.problem or error.context}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a readable YAML file: {str(error).splitlines()[0]}.") from None
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:  # OSError: a single value
+        raise UserError(f"{path} is not a readable YAML file: {str(error).splitlines()[0].rstrip('.')}.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a readable YAML file: {_beyond(error)}.") from None
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{path} must hold settings as `section: {{key: value}}`, not a list or a single value.")
     plain = _container(loaded, str(path), resolve=False)
@@ -147,13 +156,14 @@ def _parse_override(override: str) -> DictConfig:
         raise UserError(f"Override '{override}' must have the form key.sub=value, for example train.batch_size=64.")
     if any(not part for part in key.split(".")) or "[" in key:
         raise UserError(f"Override '{override}' names no setting: keys are words joined by single dots.")
-    known = {k.path: k for k in setting_keys()}
+    known, shown = {k.path: k for k in setting_keys()}, override if len(override) < 200 else f"{override[:200]}…"
     try:
         parsed = OmegaConf.from_dotlist([f"{key}={raw}"])
+        _refuse_resolvers(OmegaConf.to_container(parsed, resolve=False), f"override '{shown}'")
         value = OmegaConf.select(parsed, key, throw_on_resolution_failure=False)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"The value of override '{override}' is not YAML ({reason}); quote it or mend it.") from None
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        reason = _beyond(error) if isinstance(error, ValueError | RecursionError) else str(error).splitlines()[0]
+        raise UserError(f"The value of override '{shown}' is not YAML ({reason}); quote it or mend it.") from None
     if key in known and is_text(known[key].annotation) and isinstance(value, bool | int | float):
         OmegaConf.update(parsed, key, raw.strip())  # `data.captions=12` and a folder named 2024 are text
     _check_keys(_container(parsed, override, resolve=False), Settings, where="")
@@ -172,11 +182,43 @@ def _merge(below: DictConfig, above: DictConfig, where: str) -> DictConfig:
 
 def _container(config: DictConfig, where: str, resolve: bool = True) -> dict[str, Any]:
     try:
-        tree = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=resolve)
-    except OmegaConfBaseException as error:
-        raise UserError(f"A value of {where} cannot be resolved: {str(error).splitlines()[0]}.") from None
+        tree = OmegaConf.to_container(config, resolve=False)
+        _refuse_resolvers(tree, where)
+        if resolve:
+            tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        reason = _beyond(error) if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise UserError(f"A value of {where} cannot be resolved: {reason}.") from None
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}
+
+
+def _refuse_resolvers(tree: Any, where: str) -> None:
+    """Raises ``UserError`` where a value of ``tree`` calls a resolver of omegaconf (``${oc.env:HOME}``).
+
+    Those read the environment and whatever else has been registered, and a recipe may come from anybody. References to
+    other settings (``${train.lr}``) stay.
+    """
+    if isinstance(tree, dict | list):
+        for value in tree.values() if isinstance(tree, dict) else tree:
+            _refuse_resolvers(value, where)
+    elif isinstance(tree, str) and "${" in tree and _calls(grammar_parser.parse(tree)):
+        raise UserError(
+            f"A value of {where}, {tree[:80]!r}, reads more than other settings (the environment, a function): "
+            "write down the value itself."
+        )
+
+
+def _calls(node: Any) -> bool:
+    called = isinstance(node, grammar_parser.OmegaConfGrammarParser.InterpolationResolverContext)
+    return called or any(_calls(child) for child in getattr(node, "children", None) or ())
+
+
+def _beyond(error: ValueError | RecursionError) -> str:
+    """What neither YAML nor omegaconf has a word for."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return "it holds half of a character" if isinstance(error, UnicodeError) else "it holds a number that is too long"
 
 
 def _check_keys(tree: dict[str, Any], model: type[BaseModel], where: str, prefix: str = "") -> dict[str, Any]:

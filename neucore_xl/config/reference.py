@@ -23,7 +23,8 @@ _HEAD = """\
 A recipe is a YAML file of the values that differ from the defaults below; `base: NAME` at its top builds it on another
 recipe. Every command that takes a recipe also takes `key.sub=value` overrides, for example
 `neucore-xl train cirr-vit-b16 --run-dir runs/b16 train.batch_size=64 'backbone.freeze={image: 6, text: 0}'`.
-`neucore-xl config show RECIPE [key=value …]` prints the resolved tree.
+`neucore-xl config show RECIPE [key=value …]` prints the resolved tree. A value may refer to other
+settings (`${train.steps}`) and to nothing else: recipes may come from anybody, so none reads the environment.
 """
 
 
