@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from neucore_xl.errors import UserError
+from neucore_xl.files import locked
+from neucore_xl.jsonfile import read_json
 from neucore_xl.language.sequence import FusionSequence
 from neucore_xl.language.sequence_file import write_sequences
 from neucore_xl.progress import track
@@ -25,6 +28,7 @@ from neucore_xl.shapes.describe import describe
 from neucore_xl.shapes.draw import render
 from neucore_xl.shapes.plan import MINIMUM, Plan, plan_split
 from neucore_xl.shapes.scene import CATEGORY_PALETTES, Palette, Scene
+from neucore_xl.workers import process_pool
 
 VERSION = 5  # raised whenever the same call gives other files
 BATCH = 64  # images that a worker draws at a time
@@ -97,8 +101,8 @@ def generate(
         workers: processes that draw.
         progress: show a progress bar.
 
-    Everything is written to a sibling of ``out`` that takes its name at the end. If ``out`` was made by the same
-    call, nothing is done.
+    Everything is written beside ``out`` and takes its name at the end; what a killed call left there, the next one of
+    the same ``out`` removes. If ``out`` was made by the same call, nothing is done.
 
     Raises:
         UserError: wrong arguments, ``out`` holds something else, or it cannot be written.
@@ -118,22 +122,46 @@ def generate(
     earlier = _earlier(out, recipe)
     if earlier is not None:
         return earlier
-    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
+    whole = Path(os.path.abspath(out))  # noqa: PTH100 (links stay, and "." gets its name)
     try:
-        partial.mkdir(parents=True)
-        images, pairs, jobs = _annotate(partial, layout, counts, seed)
-        _draw(jobs, size, workers, progress)
-        files = sum(p.is_file() for p in partial.rglob("*")) + 1  # and generated.json itself
-        made = {**recipe, "images": images, "pairs": pairs, "files": files}
-        (partial / "generated.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-        partial.replace(out)
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        with _unfinished(whole) as partial:
+            earlier = _earlier(out, recipe)  # another process may have made it in the meantime
+            if earlier is not None:
+                return earlier
+            images, pairs, jobs = _annotate(partial, layout, counts, seed)
+            _draw(jobs, size, workers, progress)
+            files = sum(p.is_file() for p in partial.rglob("*")) + 1  # and generated.json itself
+            made = {**recipe, "images": images, "pairs": pairs, "files": files}
+            (partial / "generated.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+            partial.replace(whole)
     except OSError as error:
         raise UserError(
             f"{out} cannot be written ({error.strerror or error}); choose another folder or free some room."
         ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return GenerateSummary(out, layout, images, pairs, files, time.perf_counter() - started)
+
+
+@contextmanager
+def _unfinished(out: Path) -> Iterator[Path]:
+    """An empty folder beside ``out`` that only this process writes to, and that is gone at the end.
+
+    It lies beside a lock in a folder that is named after ``out``, so that the next call finds and removes what a
+    killed one left. Raises ``UserError`` while another process holds the lock.
+    """
+    around = out.parent / f".{out.name}.partial"
+    around.mkdir(exist_ok=True)
+    try:
+        with locked(around / "lock", wait=False):
+            partial = around / "made"
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                partial.mkdir()
+                yield partial
+            finally:
+                shutil.rmtree(around, ignore_errors=True)
+    except filelock.Timeout:
+        raise UserError(f"Another process is generating {out}; wait for it or name another folder.") from None
 
 
 def write_truth(path: Path, sequences: Iterable[FusionSequence], seed: int) -> int:
@@ -172,19 +200,28 @@ def _earlier(out: Path, recipe: dict[str, Any]) -> GenerateSummary | None:
     if not any(out.iterdir()):
         return None
     try:
-        made = json.loads((out / "generated.json").read_text(encoding="utf-8"))
-        differing = [k for k, v in recipe.items() if made.get(k) != v]
-    except (OSError, ValueError, AttributeError):
+        made = read_json(out / "generated.json", dict)
+        summary = GenerateSummary(
+            out,
+            layout=str(made["layout"]),
+            images=dict(made["images"]),
+            pairs=dict(made["pairs"]),
+            files=int(made["files"]),
+            seconds=0.0,
+            reused=True,
+        )
+    except (UserError, KeyError, TypeError, ValueError):
         raise UserError(f"{out} is not empty and was not generated here; name a new or an empty folder.") from None
+    differing = [k for k, v in recipe.items() if made.get(k) != v]
     if differing:
-        found = ", ".join(f"{k}={made.get(k)}" for k in differing)
+        found = ", ".join(f"{k}={str(made.get(k))[:40]}" for k in differing)
         raise UserError(f"{out} was generated with other settings ({found}); name another folder or remove it first.")
     present = sum(p.is_file() for p in out.rglob("*"))
-    if present < made["files"]:
+    if present < summary.files:
         raise UserError(
-            f"{out} was generated by this call but {made['files'] - present} files are gone; remove it first."
+            f"{out} was generated by this call but {summary.files - present} files are gone; remove it first."
         )
-    return GenerateSummary(out, made["layout"], made["images"], made["pairs"], made["files"], 0.0, reused=True)
+    return summary
 
 
 def _annotate(
@@ -245,6 +282,5 @@ def _drawn(batches: Sequence[Sequence[Job]], size: int, workers: int) -> Iterato
         for batch in batches:
             yield _draw_batch(batch, size)
         return
-    # "spawn": forking a process that has already started threads (torch does) can hang the child.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with process_pool(workers) as pool:
         yield from pool.map(_draw_batch, batches, [size] * len(batches))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from rich.console import Console
 from neucore_xl.data.images import decode_rgb, picture_bytes
 from neucore_xl.errors import UserError
 from neucore_xl.progress import track
+from neucore_xl.workers import process_pool
 
 _CHUNK = 16  # pictures handed to a process at a time
 _POOL_FROM = 64  # fewer pictures than this are decoded here: starting processes would take longer
@@ -80,10 +79,8 @@ def _examine_all(paths: list[Path], workers: int) -> Iterator[tuple[str, str, st
     if workers == 1 or len(paths) < _POOL_FROM:
         yield from map(_examine, paths)
         return
-    # Spawned, not forked: the calling process may hold threads of a tensor library.
-    context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with process_pool(workers) as pool:
             yield from pool.map(_examine, paths, chunksize=_CHUNK)
     except BrokenProcessPool:
         raise UserError("A process that decodes pictures died; give it more memory or run with --no-images.") from None
