@@ -32,4 +32,7 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
         except UserError:
             return False
 
-    write_own(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n", replaces=same_kind)
+    text = json.dumps(report, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    write_own(
+        path, text + "\n", replaces=same_kind
+    )  # half characters, of file names that are no text, as JSON has them

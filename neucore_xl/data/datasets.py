@@ -7,6 +7,7 @@ measures (``neucore_xl.evaluation.protocols``).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def open_from_settings(settings: DataSettings, split: str) -> Split:
 
 def require_root(root: Path) -> None:
     """Raises ``UserError`` unless ``root`` is a folder."""
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 (a Path raises for a name that is too long)
         raise UserError(f"The data folder {root} does not exist; set data.root to the folder that holds captions/.")
 
 

@@ -43,8 +43,8 @@ def cache_root(settings: TrainSettings) -> Path:
 def image_key(path: Path) -> str:
     """The identity of an image file: resolved path, size and modification time. Raises ``UserError`` if missing."""
     try:
+        stat = path.stat()  # says of a loop of links what it is, which resolving does not before Python 3.13
         resolved = path.resolve(strict=True)
-        stat = resolved.stat()
     except OSError as error:
         raise UserError(
             f"image {path} cannot be read ({error.strerror}): put it there or correct data.root."

@@ -22,6 +22,7 @@ from PIL import Image, ImageFile, features
 
 from neucore_xl.data.doctor.pictures import check_pictures
 from neucore_xl.data.images import load_rgb
+from neucore_xl.encoding.cache import image_key
 from neucore_xl.errors import UserError
 from tests.support.promptly import promptly
 
@@ -426,6 +427,12 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, place: str) -> None:
     sentence = refusal(path)
     assert "Image " in sentence
     assert "\0" not in sentence
+
+
+@pytest.mark.parametrize("place", ["a link to itself", "a loop of links", "a link to nothing", "a name too long"])
+def test_the_feature_cache_says_so_too(tmp_path: Path, place: str) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        image_key(PLACES[place](tmp_path))
 
 
 def test_an_empty_file_says_so(tmp_path: Path) -> None:
