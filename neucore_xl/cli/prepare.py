@@ -53,6 +53,16 @@ def sequences(
     parallel: Annotated[
         int | None, typer.Option(min=1, help="llm --endpoint: questions at a time (8).", show_default=False)
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="llm --endpoint: longest wait for a whole answer (120).", show_default=False
+        ),
+    ] = None,
+    max_answer_bytes: Annotated[
+        int | None,
+        typer.Option(metavar="BYTES", help="llm --endpoint: the most of one answer (8388608).", show_default=False),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="llm: cpu, cuda, cuda:1, …; the best there is without it.")] = None,
     precision: Annotated[
         str | None, typer.Option(help="llm: bf16 or fp32; by the device without it.", show_default=False)
@@ -76,11 +86,12 @@ def sequences(
     if score is not None and (split or out is not None or force):
         raise UserError("--split, --out and --force belong to a folder of annotations, not to --score.")
     local = {"--batch-size": batch_size, "--device": device, "--precision": precision}
-    asking = {
+    remote: dict[str, object] = {"--parallel": parallel, "--timeout": timeout, "--max-answer-bytes": max_answer_bytes}
+    asking: dict[str, object] = {
         "--model": model, "--revision": revision, "--endpoint": endpoint, "--prompt": prompt, **local,
-        "--parallel": parallel, "--max-new-tokens": max_new_tokens,
+        **remote, "--max-new-tokens": max_new_tokens,
     }  # fmt: skip
-    working = {"--shard": shard, "--merge": merge or None, "--limit": limit}
+    working: dict[str, object] = {"--shard": shard, "--merge": merge or None, "--limit": limit}
     if planner != "llm" or predicted is not None:
         _refuse(asking | working, "to --planner llm" if predicted is None else "to a planner, not to --predicted")
     elif model is None:
@@ -88,7 +99,7 @@ def sequences(
     elif endpoint is not None:
         _refuse(local, "to a model of this process, not to --endpoint")
     else:
-        _refuse({"--parallel": parallel}, "to --endpoint URL")
+        _refuse(remote, "to --endpoint URL")
     if score is not None:
         _refuse(working, "to a folder of annotations, not to --score")
 
@@ -102,6 +113,7 @@ def sequences(
         given = {
             "model": model, "revision": revision, "endpoint": endpoint, "prompt": prompt, "batch_size": batch_size,
             "device": device, "precision": precision, "parallel": parallel, "max_new_tokens": max_new_tokens,
+            "timeout": timeout, "max_answer_bytes": max_answer_bytes,
         }  # fmt: skip
         options = LlmOptions.of(given)
         share = Shard.parse(shard) if shard is not None else None

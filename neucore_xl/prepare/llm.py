@@ -34,7 +34,8 @@ class LlmOptions:
     """Which model, where it runs, and how it is asked.
 
     ``model``: a hub name, a folder or a GGUF file, or what the server at ``endpoint`` calls it. ``batch_size``,
-    ``device`` and ``precision`` are for a model of this process, ``parallel`` (questions at a time) for a server.
+    ``device`` and ``precision`` are for a model of this process; ``parallel`` (questions at a time), ``timeout``
+    (seconds for a whole answer) and ``max_answer_bytes`` for a server.
     """
 
     model: str
@@ -43,6 +44,8 @@ class LlmOptions:
     prompt: str | None = None  # a shipped one by name, or a file
     batch_size: int = 16
     parallel: int = 8
+    timeout: float = 120.0
+    max_answer_bytes: int = 8 << 20
     device: str = "auto"
     precision: Precision = "auto"
     max_new_tokens: int = 256
@@ -91,7 +94,14 @@ def build_llm_planner(
     if options.endpoint is not None:
         from neucore_xl.language.llm.server import ServerWriter
 
-        writer = ServerWriter(options.endpoint, options.model, parallel=options.parallel, **common)
+        writer = ServerWriter(
+            options.endpoint,
+            options.model,
+            parallel=options.parallel,
+            timeout=options.timeout,
+            size=options.max_answer_bytes,
+            **common,
+        )
         form: Form = "objects"
     else:
         from neucore_xl.language.llm.local import LocalWriter

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -109,15 +109,16 @@ def plan_pending(
             for first in range(0, len(pending), WINDOW):
                 window = sorted(pending[first : first + WINDOW], key=len, reverse=True)
                 asked = set(window)
-                for records in planner.records(window):
-                    if not records:
-                        continue
-                    _require_sound(records, asked, max_steps)
-                    now = time.monotonic()
-                    store.put(records, now - last)
-                    last = now
-                    tally.add(records)
-                    shown(len(records), sum(r.tokens for r in records))
+                with _ended(planner.records(window)) as portions:
+                    for records in portions:
+                        if not records:
+                            continue
+                        _require_sound(records, asked, max_steps)
+                        now = time.monotonic()
+                        store.put(records, now - last)
+                        last = now
+                        tally.add(records)
+                        shown(len(records), sum(r.tokens for r in records))
                 if asked:
                     raise RuntimeError(f"the planner left out {len(asked)} sentences, such as {min(asked)[:60]!r}")
     except UserError as error:
@@ -230,6 +231,16 @@ def _stop_on_signal() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _ended(portions: Iterator[list[Record]]) -> Iterator[Iterator[list[Record]]]:
+    """What still writes ``portions`` is ended with the block, not when somebody happens to clean up."""
+    try:
+        yield portions
+    finally:
+        if isinstance(portions, Generator):
+            portions.close()
 
 
 @contextmanager
