@@ -12,6 +12,7 @@ from typing import Any
 
 from neucore_xl.errors import UserError, did_you_mean, nearest
 from neucore_xl.files import output_file
+from neucore_xl.jsonfile import BadContent, parse_json, read_text
 from neucore_xl.language.sequence import OPERATIONS, FusionSequence, Operation, Step
 
 FORMAT = "neucore-xl/fusion-sequences"
@@ -85,28 +86,17 @@ def _header_json(planner: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The checked header of a file, without reading its sentences; raises ``UserError``."""
-    try:
-        with Path(path).open(encoding="utf-8") as lines:
-            return _header(Path(path), lines.readline())
-    except OSError as error:
-        raise UserError(f"cannot read the sequence file {path} ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}, line 1: not UTF-8 text") from error
+    """The checked header of a file; its sentences are not looked at. Raises ``UserError``."""
+    return _header(Path(path), _text(Path(path)).split("\n", 1)[0])
 
 
 def read_sequences(path: Path) -> SequenceFile:
-    """Read a file, every line checked; raises ``UserError`` with file and line for the first thing that is wrong."""
+    """Read a file, every line checked; raises ``UserError`` with file and line for the first thing that is wrong.
+
+    Half characters of sentences and phrases become "?", as in the annotations.
+    """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the sequence file {path} ({error.strerror or error})") from error
-    try:
-        lines = raw.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        bad = raw[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {bad}: not UTF-8 text") from error
+    lines = _text(path).split("\n")
     header = _header(path, lines[0])
     by_text: dict[str, FusionSequence] = {}
     ids: dict[str, str] = {}
@@ -123,8 +113,8 @@ def read_sequences(path: Path) -> SequenceFile:
                 f"{where}: the sentence {sequence.text[:60]!r} came before with other steps: keep one of them"
             )
         by_text[sequence.text] = sequence
-        if "id" in data:
-            ids[str(data["id"])] = sequence.text
+        if isinstance(named := data.get("id"), str | int):
+            ids[str(named)] = sequence.text
         if said := _notes(where, data):
             notes[sequence.text] = said
     return SequenceFile(header["planner"], header.get("settings") or {}, by_text, ids, notes)
@@ -149,16 +139,20 @@ def step_json(step: Step) -> dict[str, Any]:
     return data | {"implied": list(step.implied)} if step.implied else data
 
 
+def _text(path: Path) -> str:
+    try:
+        return read_text(path)
+    except BadContent:
+        raise
+    except UserError as error:
+        raise UserError(f"cannot read the sequence file: {error}") from None
+
+
 def _object(where: str, line: str) -> dict[str, Any]:
     try:
-        data = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: malformed JSON ({error})") from error
-    except RecursionError as error:
-        raise UserError(f"{where}: JSON nested too deeply") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{where}: expected a JSON object, found {type(data).__name__}")
-    return data
+        return parse_json(line, where, dict)
+    except BadContent as error:  # whose line is one of the file
+        raise BadContent(str(error).replace(f"{where}, line 1", where, 1)) from None
 
 
 def _header(path: Path, line: str) -> dict[str, Any]:
@@ -169,7 +163,7 @@ def _header(path: Path, line: str) -> dict[str, Any]:
     if header.get("format") != FORMAT:
         raise UserError(f'{where}: not a sequence file, its header must hold "format": "{FORMAT}"')
     if header.get("version") != VERSION:
-        raise UserError(f"{where}: version {header.get('version')!r} of the format is not known, only {VERSION}")
+        raise UserError(f"{where}: version {_short(header.get('version'))} of the format is not known, only {VERSION}")
     if not isinstance(header.get("planner"), str):
         raise UserError(f'{where}: the header must name its "planner"')
     if not isinstance(header.get("settings") or {}, dict):
@@ -187,7 +181,7 @@ def _require_vocabulary(where: str, named: Any) -> None:
     ours = [op.value for op in OPERATIONS]
     unknown, missing = [n for n in named if n not in ours], [n for n in ours if n not in named]
     if unknown or missing:
-        differs = [f"{', '.join(unknown)} not known here"] if unknown else []
+        differs = [f"{', '.join(unknown)[:200]} not known here"] if unknown else []
         differs += [f"{', '.join(missing)} missing there"] if missing else []
         raise UserError(
             f"{where}: planned with another vocabulary of operations ({'; '.join(differs)}): "
@@ -235,5 +229,9 @@ def parse_operation(value: Any, where: str) -> Operation:
     names = [op.value for op in OPERATIONS]
     if value in names:
         return Operation(value)
-    hint = did_you_mean(nearest(str(value), names, cutoff=0.5), f"; known are {', '.join(names)}")
-    raise UserError(f"{where}: unknown operation {value!r}{hint}")
+    hint = did_you_mean(nearest(str(value)[:80], names, cutoff=0.5), f"; known are {', '.join(names)}")
+    raise UserError(f"{where}: unknown operation {_short(value)}{hint}")
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80]

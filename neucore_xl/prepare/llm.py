@@ -6,7 +6,6 @@ options, …) -> Planned``; ``print_planned(result, console)``. See docs/sequenc
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from neucore_xl.config.schema import LanguageSettings
 from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import read_json
 from neucore_xl.language.llm.store import SentenceStore
 from neucore_xl.language.llm.work import RecordPlanner, Shard, Tally, merge, plan_pending
 from neucore_xl.language.sequence_file import read_header
@@ -127,14 +127,16 @@ def stored_identity(root: Path, options: LlmOptions, max_steps: int = DEFAULT_MA
 
     prompt = load_prompt(options.prompt or DEFAULT).version
     found: dict[Path, dict[str, Any]] = {}
+    damaged: list[Path] = []
     for path in sorted((root / "sequences").glob("llm-*/identity.json")):
         try:
-            identity = json.loads(path.read_text(encoding="utf-8"))
+            identity = read_json(path, dict)
             writer = identity["writer"]
             decoding = writer["decoding"]
             asked = [writer["prompt"], decoding["form"], decoding["max_new_tokens"], identity["max_steps"]]
-            label = writer["model"]
-        except (OSError, ValueError, KeyError, TypeError):
+            label = str(writer["model"])
+        except (UserError, LookupError, TypeError):
+            damaged.append(path)
             continue
         place = Path(options.model).expanduser().resolve()  # a local model is stored under its file's or folder's name
         form = "objects" if options.endpoint else "arrays"
@@ -151,7 +153,10 @@ def stored_identity(root: Path, options: LlmOptions, max_steps: int = DEFAULT_MA
             f"several folders hold sentences of {options.model} ({', '.join(p.name for p in found)}; see their "
             "identity.json): give the revision that stands there with --revision, or move away what is not meant"
         )
-    raise UserError(f"{root / 'sequences'} holds no sentences of {options.model} with these options: plan them first")
+    also = f" ({damaged[0]} is damaged, and planning writes it again)" if damaged else ""
+    raise UserError(
+        f"{root / 'sequences'} holds no sentences of {options.model} with these options{also}: plan them first"
+    )
 
 
 def prepare_llm(

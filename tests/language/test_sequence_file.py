@@ -20,6 +20,11 @@ SEQUENCES = [
     FusionSequence("broken \ud800 half", (Step(Operation.DIRECT, ("half",), "broken \ud800 half"),)),
     FusionSequence("   ", ()),
 ]
+READ = [
+    SEQUENCES[0],
+    FusionSequence("broken ? half", (Step(Operation.DIRECT, ("half",), "broken ? half"),)),  # as annotations are read
+    SEQUENCES[2],
+]
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -27,7 +32,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert write_sequences(path, SEQUENCES, planner="clauses", settings={"max_steps": 6}) == 3
     read = read_sequences(path)
     assert (read.planner, read.settings) == ("clauses", {"max_steps": 6})
-    assert list(read.by_text.values()) == SEQUENCES
+    assert list(read.by_text.values()) == READ
     assert [p.name for p in path.parent.iterdir()] == ["sequences.jsonl"]
 
 
@@ -54,12 +59,12 @@ GOOD = '{"text": "a", "steps": [{"operation": "keep", "concepts": [], "phrase": 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "line 1: expected the header"),
-        ("[]\n", "line 1: expected a JSON object"),
+        ("", "is empty"),
+        ("[]\n", "line 1 holds a list where an object is expected"),
         ('{"format": "other"}\n', "line 1: not a sequence file"),
         (HEADER.replace('"version": 1', '"version": 9'), "line 1: version 9"),
         (HEADER.replace('"planner": "hand"', '"planner": 3'), "line 1: the header must name"),
-        (HEADER + "\n" + GOOD + "{oops\n", "line 4: malformed JSON"),
+        (HEADER + "\n" + GOOD + "{oops\n", "line 4, column 2: not valid JSON"),
         (HEADER + '{"steps": []}\n', 'line 2: "text" must be'),
         (HEADER + '{"text": "a", "steps": 1}\n', 'line 2: "steps" must be'),
         (HEADER + '{"text": "a", "steps": []}\n', "line 2: a sentence needs"),
@@ -103,8 +108,8 @@ def test_notes_are_written_from_a_stream_and_read_back(tmp_path: Path) -> None:
     stream = ((s, n) for s, n in zip(SEQUENCES, notes, strict=True))
     assert write_sequences(path, stream, planner="llm", settings={"prompt": "edit-steps.v1-12345678"}) == 3
     read = read_sequences(path)
-    assert list(read.by_text.values()) == SEQUENCES
-    first, second, third = (s.text for s in SEQUENCES)
+    assert list(read.by_text.values()) == READ
+    first, second, third = (s.text for s in READ)
     assert read.notes == {first: {"fallback": "cut short"}, second: {"repairs": {"order": 2}}}
     assert third not in read.notes
     assert read_header(path)["settings"] == {"prompt": "edit-steps.v1-12345678"}

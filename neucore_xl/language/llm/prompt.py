@@ -16,11 +16,14 @@ from typing import Any
 import yaml
 
 from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import read_text
 from neucore_xl.language.llm.wire import FORMS, Form, shown, spell
-from neucore_xl.language.sequence import OPERATIONS, FusionSequence, Operation, Step, check_sequence
+from neucore_xl.language.sequence import OPERATIONS, FusionSequence, Operation, check_sequence
+from neucore_xl.language.sequence_file import parse_step
 
 DEFAULT = "edit-steps.v1"
 SENTENCE = "{sentence}"
+LARGEST = 1 << 20  # bytes of a prompt's file
 _KEYS = ("name", "instruction", "operations", "formats", "question", "answer", "examples")
 
 
@@ -82,16 +85,27 @@ def load_prompt(name: str | Path = DEFAULT) -> Prompt:
     else:
         where = str(name)
         try:
-            content = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            content = read_text(Path(name), limit=LARGEST)
+        except UserError as error:
             raise UserError(
-                f"cannot read the prompt {name}: give the path of a YAML file, or one of {', '.join(shipped)}"
+                f"cannot read the prompt {name}: give the path of a YAML file, or one of {', '.join(shipped)} ({error})"
             ) from error
     try:
-        data = yaml.safe_load(content)
+        data = yaml.load(content, _TextsOnly)
     except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{where}: not YAML ({' '.join(str(error).split())[:200]})") from error
+        said = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
+        raise UserError(f"{where}: not YAML ({said})") from error
     return _prompt(where, data)
+
+
+class _TextsOnly(yaml.BaseLoader):
+    """Every value is text: no number, date or object is made of it. Aliases (a short file gets huge) are refused."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="an alias (*name): write out what it stands for", problem_mark=mark)
+        return super().compose_node(parent, index)
 
 
 def shipped_prompts() -> tuple[str, ...]:
@@ -104,7 +118,7 @@ def _prompt(where: str, data: Any) -> Prompt:
     if not isinstance(data, dict):
         raise UserError(f"{where}: must be a mapping with the keys {', '.join(_KEYS)}")
     missing = [key for key in _KEYS if not data.get(key)]
-    unknown = sorted(str(key) for key in data if key not in _KEYS)
+    unknown = sorted(str(key)[:80] for key in data if key not in _KEYS)[:8]
     if missing or unknown:
         what = f"lacks {', '.join(missing)}" if missing else f"has the unknown key {', '.join(unknown)}"
         raise UserError(f"{where}: {what}; a prompt has {', '.join(_KEYS)}")
@@ -135,28 +149,28 @@ def _texts(where: str, key: str, value: Any, names: Sequence[str]) -> dict[str, 
     if not isinstance(value, dict) or set(map(str, value)) != set(names):
         found = sorted(map(str, value)) if isinstance(value, dict) else []
         wrong = sorted(set(found) - set(names)) or sorted(set(names) - set(found))
-        raise UserError(f"{where}: {key} must describe {', '.join(names)}, each once; see {', '.join(wrong)}")
+        raise UserError(
+            f"{where}: {key} must describe {', '.join(names)}, each once; see {', '.join(wrong)[:200] or 'its form'}"
+        )
+    if not_text := [name for name in names if not isinstance(value[name], str)]:
+        raise UserError(f"{where}: {key} must describe {not_text[0]} by a text")
     return {name: " ".join(str(value[name]).split()) for name in names}
 
 
 def _example(where: str, value: Any) -> FusionSequence:
     """A worked example, as sound as an answer has to be."""
     try:
-        steps = tuple(
-            Step(
-                Operation(step["operation"]),
-                tuple(map(str, step.get("concepts") or ())),
-                str(step["phrase"]),
-                tuple(map(str, step.get("implied") or ())),
-            )
-            for step in value["steps"]
-        )
-        sequence = FusionSequence(str(value["sentence"]), steps)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        sentence, steps = value["sentence"], value["steps"]
+        if not isinstance(sentence, str) or not isinstance(steps, list):
+            raise TypeError("the sentence must be a text, the steps a list")
+        # an empty list may be left out, or written as nothing
+        written = [{key: part for key, part in step.items() if part not in ("", "null")} for step in steps]
+        sequence = FusionSequence(sentence, tuple(parse_step(f"step {n}", step) for n, step in enumerate(written, 1)))
+    except (KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(
             f"{where}: must have a sentence and steps with operation, phrase and concepts ({error})"
         ) from error
-    problems = check_sequence(sequence, max_steps=max(1, len(steps)))
+    problems = check_sequence(sequence, max_steps=max(1, len(sequence.steps)))
     if problems:
         raise UserError(f"{where}: {problems[0]}")
     return sequence

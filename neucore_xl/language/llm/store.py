@@ -9,20 +9,23 @@ and a sentence that two of them planned counts once.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import secrets
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from neucore_xl import files
 from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import BadContent, parse_json, read_json
 from neucore_xl.language.llm.answers import Record
-from neucore_xl.language.sequence import FusionSequence
+from neucore_xl.language.sequence import FusionSequence, check_sequence
 from neucore_xl.language.sequence_file import parse_step, step_json
 
 IDENTITY = "identity.json"
@@ -61,18 +64,22 @@ class SentenceStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
             if not path.exists():
-                content = json.dumps(self.identity, indent=1, sort_keys=True) + "\n"
-                files.write_text(path, content)
-            found = json.loads(path.read_text(encoding="utf-8"))
+                self._write_identity(path)
+            try:
+                found = read_json(path, dict)
+            except BadContent:  # the folder's name says what must stand there
+                self._write_identity(path)
+                found = self.identity
         except OSError as error:
             raise UserError(
                 f"planned sentences cannot be stored in {self.folder} ({error.strerror or error}): give a folder of "
                 "annotations that can be written to, or free some room"
             ) from error
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}): delete it, and it is written again") from error
         if found != self.identity:
             raise UserError(f"{path} tells of another planner than the folder's name: move the folder away")
+
+    def _write_identity(self, path: Path) -> None:
+        files.write_text(path, json.dumps(self.identity, indent=1, sort_keys=True) + "\n")
 
     def _sweep(self) -> None:
         """Delete what killed processes left half-written; what is younger than an hour may still be at work."""
@@ -148,16 +155,14 @@ class SentenceStore:
     def _copy(self, path: Path) -> Iterator[str]:
         """Copy all the rows into one Arrow file, giving the key of each, in order."""
         import pyarrow as pa  # type: ignore[import-untyped]
-        from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
-        kinds = {"string": pa.string(), "large_string": pa.large_string(), "int64": pa.int64(), "float32": pa.float32()}
-        schema = pa.schema([(name, kinds[kind]) for name, kind in _COLUMNS.items()])
+        schema = _schema()
         copied: set[str] = set()
         with pa.OSFile(str(path), "wb") as out, pa.ipc.new_stream(out, schema) as rows:
             while new := [p for p in self._parts() if p.name not in copied]:
                 for part in new:
                     copied.add(part.name)
-                    with suppress(FileNotFoundError), ParquetFile(part) as file:  # as in `_look`
+                    with suppress(FileNotFoundError), _opened(part) as file:  # as in `_look`
                         for batch in file.iter_batches(batch_size=1000, columns=list(_COLUMNS)):
                             rows.write_batch(batch.cast(schema))
                             yield from batch["key"].to_pylist()
@@ -178,22 +183,29 @@ class SentenceStore:
     def _record(self, row: Mapping[str, Any]) -> Record:
         where = f"{self.folder}, the sentence {row['text'][:60]}"
         try:
-            text, steps, repairs = (json.loads(row[name]) for name in ("text", "steps", "repairs"))
-        except ValueError as error:
-            raise UserError(f"{where}: damaged ({error}): delete the parts in this folder and plan again") from error
-        sequence = FusionSequence(text, tuple(parse_step(f"{where}, step {i}", s) for i, s in enumerate(steps, 1)))
+            text: str = json.loads(row["text"])  # held against its key already
+            parse_json(row["steps"], f"{where}, steps", list)
+            steps = json.loads(row["steps"])  # with half characters as they are in the sentence
+            repairs = parse_json(row["repairs"], f"{where}, repairs", dict)
+            sequence = FusionSequence(text, tuple(parse_step(f"{where}, step {i}", s) for i, s in enumerate(steps, 1)))
+            counts = [*repairs.values(), row["prompt_tokens"], row["tokens"]]
+            if not all(type(count) is int and count >= 0 for count in counts):
+                raise UserError(f"{where}: a number of repairs or tokens is none")
+            if problems := check_sequence(sequence, max_steps=max(1, len(steps))):
+                raise UserError(f"{where}: {problems[0]}")
+        except UserError as error:
+            raise UserError(f"{error}: delete the parts in this folder and plan again") from error
         return Record(sequence, row["fallback"], repairs, row["prompt_tokens"], row["tokens"])
 
     def _write_part(self, rows: Sequence[Mapping[str, Any]]) -> Path:
-        from datasets import Dataset, Features, Value, disable_progress_bars
+        import pyarrow as pa
+        from pyarrow import parquet
 
-        disable_progress_bars()  # one per part otherwise
-        features = Features({name: Value(kind) for name, kind in _COLUMNS.items()})
-        table = Dataset.from_dict({name: [row[name] for row in rows] for name in _COLUMNS}, features=features)
+        table = pa.table({name: [row[name] for row in rows] for name in _COLUMNS}, schema=_schema())
         path = self.folder / f"part-{self._writer}-{self._written:06d}.parquet"
         try:
             with files.new_file(path) as temporary:
-                table.to_parquet(str(temporary))
+                parquet.write_table(table, temporary, write_page_checksum=True)
         except OSError as error:
             raise UserError(f"cannot store in {self.folder} ({error.strerror or error}): free some room") from error
         self._written += 1
@@ -210,22 +222,55 @@ def _short(key: str) -> bytes:
     return bytes.fromhex(key[:32])
 
 
-def _keys_and_texts(part: Path) -> Iterator[tuple[str, Any]]:
-    """Key and sentence of every row; raises ``UserError`` for what is no part, ``FileNotFoundError`` if it is gone."""
+def _schema() -> Any:
+    import pyarrow as pa
+
+    kinds = {"string": pa.string(), "large_string": pa.large_string(), "int64": pa.int64(), "float32": pa.float32()}
+    return pa.schema([(name, kinds[kind]) for name, kind in _COLUMNS.items()])
+
+
+@contextmanager
+def _opened(part: Path) -> Iterator[Any]:
+    """A part to read from; raises ``UserError`` for what is none, ``FileNotFoundError`` if it is gone meanwhile."""
     from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
     try:
-        with ParquetFile(part) as file:
-            if set(file.schema_arrow.names) != set(_COLUMNS):
-                raise UserError(f"{part} has other columns than planned sentences have: move this file away")
-            for batch in file.iter_batches(batch_size=1000, columns=["key", "text"]):
-                for key, text in zip(batch["key"].to_pylist(), batch["text"].to_pylist(), strict=True):
-                    yield key, json.loads(text)
-    except FileNotFoundError:
-        raise
-    except (ArrowException, OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{part} is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__}): "
-            "delete this file, and its sentences are planned again"
-        ) from error
+        if not stat.S_ISREG(part.stat().st_mode):
+            raise UserError(f"{part} is no file: move it away, and its sentences are planned again")
+        with ParquetFile(part, page_checksum_verification=True) as file:
+            found = file.schema_arrow
+            if set(found.names) != set(_COLUMNS) or any(
+                found.field(name).type not in (kind.type, _of_earlier(kind.type))
+                for name, kind in zip(_COLUMNS, _schema(), strict=True)
+            ):
+                raise UserError(
+                    f"{part} has other columns than planned sentences have: move it away, and they are planned again"
+                )
+            yield file
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOSPC, errno.EDQUOT):  # gone meanwhile; of what is written beside it
+            raise
+        raise _damaged(part, error) from error
+    except (ArrowException, ValueError, TypeError, RecursionError) as error:
+        raise _damaged(part, error) from error
+
+
+def _damaged(part: Path, error: Exception) -> UserError:
+    why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return UserError(f"{part} is damaged ({why}): delete this file, and its sentences are planned again")
+
+
+def _of_earlier(kind: Any) -> Any:
+    """What a library of another version may have made of a column's type."""
+    import pyarrow as pa
+
+    return {pa.large_string(): pa.string(), pa.string(): pa.large_string(), pa.float32(): pa.float64()}.get(kind, kind)
+
+
+def _keys_and_texts(part: Path) -> Iterator[tuple[str, Any]]:
+    """Key and sentence of every row; raises as ``_opened`` does."""
+    with _opened(part) as file:
+        for batch in file.iter_batches(batch_size=1000, columns=["key", "text"]):
+            for key, text in zip(batch["key"].to_pylist(), batch["text"].to_pylist(), strict=True):
+                yield key, json.loads(text)
