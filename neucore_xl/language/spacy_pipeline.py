@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -52,7 +53,7 @@ def _load(model: str, parse: bool) -> Language:
     except OSError as error:
         raise UserError(
             f"the spaCy pipeline {model!r} of language.spacy_model is not installed or not readable: run "
-            f"`python -m spacy download {model}`, or `{_INSTALL}` and set language.spacy_model=auto"
+            f"`python -m spacy download {shlex.quote(model)}`, or `{_INSTALL}` and set language.spacy_model=auto"
         ) from error
     needed = {"tagger", "lemmatizer"} | ({"parser"} if parse else set())
     missing = sorted(needed - set(nlp.pipe_names))

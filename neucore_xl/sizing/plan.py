@@ -6,6 +6,7 @@ at once: states, buffers, and the larger of (activations and features) and what 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -96,7 +97,7 @@ class Plan:
             kept.append(f"train.deepspeed={file or 'null'}")
         name = Path(self.recipe).stem
         words = ["sbatch", f"--nodes={self.cluster.nodes}", f"--gpus-per-node={self.cluster.gpus}"]
-        return " ".join([*words, "slurm/train.sbatch", self.recipe, "--run-dir", f"runs/{name}", *kept])
+        return shlex.join([*words, "slurm/train.sbatch", self.recipe, "--run-dir", f"runs/{name}", *kept])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, bytes throughout, for ``--json``."""
