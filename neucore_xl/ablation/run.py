@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -25,6 +24,8 @@ from neucore_xl.runs.folder import RunFolder
 from neucore_xl.runs.system import load_run
 from neucore_xl.training.run import train
 from neucore_xl.training.validate import check_labels, evaluate_split
+
+log = logging.getLogger(__name__)
 
 EVALUATED = "evaluation"
 
@@ -55,8 +56,8 @@ def evaluate_run(path: Path, settings: Settings) -> Result:
     """The result of the last checkpoint of the run at ``path`` on ``data.val_split``, kept in its ``evaluation/``."""
     folder = path / EVALUATED
     checkpoint = find_checkpoint(RunFolder(path), "last").path.name
-    if _holds(folder, checkpoint):
-        return load(folder)
+    if (kept := _kept(folder, checkpoint)) is not None:
+        return kept
     device = resolve_device(settings.train.device, settings.train.precision)
     system = load_run(path, checkpoint="last", settings=settings).to(device)
     split = open_from_settings(settings.data, settings.data.val_split)
@@ -68,12 +69,16 @@ def evaluate_run(path: Path, settings: Settings) -> Result:
     return result
 
 
-def _holds(folder: Path, checkpoint: str) -> bool:
+def _kept(folder: Path, checkpoint: str) -> Result | None:
+    """What ``folder`` holds, if it is whole and of ``checkpoint``."""
+    if not (folder / METRICS_FILE).exists():
+        return None
     try:
-        stored: dict[str, Any] = json.loads((folder / METRICS_FILE).read_text("utf-8"))
-        return bool(stored["environment"]["checkpoint"] == checkpoint)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        result = load(folder)
+    except UserError as error:
+        log.warning("%s", error)
+        return None
+    return result if result.environment.get("checkpoint") == checkpoint else None
 
 
 def _check(runs: Sequence[PlannedRun]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neucore_xl.errors import UserError
-from neucore_xl.files import output_file
+from neucore_xl.files import disk_errors, locked, output_file, temporary_folder
+from neucore_xl.jsonfile import parse_json, read_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 METRICS_FILE = "metrics.json"
 QUERIES_FILE = "per_query.npz"
+LOCK_FILE = ".evaluation.lock"  # of a folder that figures are written into; stays there, empty
 
 
 @dataclass(frozen=True)
@@ -70,19 +75,27 @@ class Result:
         return out
 
     def save(self, directory: Path, *, force: bool = False) -> Path:
-        """Write metrics.json and per_query.npz into ``directory`` atomically; returns the path of metrics.json.
+        """Write per_query.npz and metrics.json, which holds its digest, into ``directory``; returns the latter's path.
+
+        Both are complete before either takes its name. Of processes that write into one folder one looks and writes
+        at a time.
 
         Raises:
             UserError: the folder cannot be written, or holds figures of another protocol or run and not ``force``.
         """
-        refuse_foreign(directory, self.to_json(), force=force)
         arrays: dict[str, Any] = {"ids": np.array(self.ids, dtype=np.str_), **self.per_query}
         if self.strata is not None:
             arrays["strata"] = self.strata
-        with output_file(directory / QUERIES_FILE) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
-        # Last, so that a metrics.json is always accompanied by its queries.
-        return write_json(directory / METRICS_FILE, self.to_json(), indent=2)
+        path = directory / METRICS_FILE
+        with one_writer(directory):
+            refuse_foreign(directory, self.to_json(), force=force)
+            # The inner one takes its name first, so that a metrics.json is always accompanied by its queries.
+            with output_file(path) as figures, output_file(directory / QUERIES_FILE) as queries:
+                with queries.open("wb") as stream:
+                    np.savez_compressed(stream, **arrays)
+                digest = hashlib.sha256(queries.read_bytes()).hexdigest()
+                figures.write_bytes(json_bytes(self.to_json() | {"sha256": {QUERIES_FILE: digest}}, indent=2))
+        return path
 
     def print(self, console: Console) -> None:
         """The table with the protocol above it."""
@@ -119,21 +132,29 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
     return " · ".join(f"{key.replace('_', ' ')}: {text(value)}" for key, value in protocol.items())
 
 
+@contextmanager
+def one_writer(directory: Path) -> Iterator[None]:
+    """Hold the lock of ``directory``, which is made: what the block finds there is so until its end.
+
+    Raises:
+        UserError: the folder cannot be made or written.
+    """
+    with disk_errors("writing figures", directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with locked(directory / LOCK_FILE, wait=True, waiting=f"another evaluation writes into {directory}: waiting"):
+            yield
+
+
 def refuse_foreign(directory: Path, content: Mapping[str, Any], *, force: bool) -> None:
     """Raise ``UserError`` if ``directory`` holds a metrics.json of another protocol or run, unless ``force``."""
-    path = directory / METRICS_FILE
-    if force or not path.exists():
+    there = _stored(directory, force=force)
+    if there is None:
         return
-    try:
-        there = json.loads(path.read_text("utf-8"))
-        same = there["protocol"] == json.loads(json.dumps(content["protocol"])) and there.get("environment", {}).get(
-            "run"
-        ) == content.get("environment", {}).get("run")
-    except (ValueError, KeyError, AttributeError, TypeError, OSError):
-        same = False
-    if not same:
+    mine = _as_read(dict(content))
+    if there.get("protocol") != mine["protocol"] or _run(there) != _run(mine):
         raise UserError(
-            f"{path} holds figures of another protocol or run: choose another --out, or replace it with --force"
+            f"{directory / METRICS_FILE} holds figures of another protocol or run: choose another --out, or replace it "
+            "with --force"
         )
 
 
@@ -143,27 +164,56 @@ def prepare_output(directory: Path, *, run: str, force: bool = False) -> None:
     Raises:
         UserError: as :meth:`Result.save` would after the work.
     """
+    there = _stored(directory, force=force)
+    if there is not None and (other := _run(there)) != _as_read(run):
+        raise UserError(
+            f"{directory / METRICS_FILE} holds figures of another run{f' ({other})' if other else ''}: choose another "
+            "--out, or replace it with --force"
+        )
+    with disk_errors("writing figures", directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary_folder(directory).rmdir()
+
+
+def _stored(directory: Path, *, force: bool) -> dict[str, Any] | None:
+    """The metrics.json of ``directory``; None where there is none, or where it is to be replaced whatever it holds.
+
+    Raises ``UserError`` where it cannot be read, and where something that is no file has one of the two names.
+    """
+    for name in (METRICS_FILE, QUERIES_FILE):
+        path = directory / name
+        if os.path.lexists(path) and not path.is_file():
+            raise UserError(f"{path} is no file, and is not replaced: remove it, or choose another --out")
     path = directory / METRICS_FILE
-    if path.exists() and not force:
-        try:
-            there = json.loads(path.read_text("utf-8"))["environment"]["run"]
-        except (ValueError, KeyError, TypeError, OSError):
-            there = None
-        if there != run:
-            raise UserError(
-                f"{path} holds figures of another run{f' ({there})' if there else ''}: choose another --out, or "
-                "replace it with --force"
-            )
-    writable = directory / ".writable"
-    with output_file(writable) as temporary:
-        temporary.touch()
-    writable.unlink()
+    if force or not path.exists():
+        return None
+    try:
+        return read_json(path, dict)
+    except UserError as error:
+        raise UserError(f"{str(error).rstrip('.')}: choose another --out, or replace it with --force") from None
+
+
+def _run(content: Mapping[str, Any]) -> Any:
+    environment = content.get("environment")
+    return environment.get("run") if isinstance(environment, Mapping) else None
+
+
+def _as_read(value: Any) -> Any:
+    """``value`` after having been written and read: tuples become lists, half characters change."""
+    return parse_json(json_bytes(value), "figures", object)
+
+
+def json_bytes(content: Any, *, indent: int | None = None) -> bytes:
+    """``content`` as UTF-8 JSON; without ``indent`` in its most compact form. Half characters (of a path that is not
+    UTF-8) are escaped, as JSON has it."""
+    separators = None if indent else (",", ":")
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators) + "\n"
+    return text.encode("utf-8", "backslashreplace")
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> Path:
-    """``content`` as UTF-8 JSON at ``path``, atomically; without ``indent`` in its most compact form."""
-    separators = None if indent else (",", ":")
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators) + "\n"
+    """``content`` as ``json_bytes`` at ``path``, atomically."""
+    data = json_bytes(content, indent=indent)
     with output_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
     return path

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import numpy as np
 from neucore_xl.data.triplets import Split, Triplet
 from neucore_xl.errors import UserError
 from neucore_xl.evaluation.ranking import ABSENT, Chunk, checked, columns, padded, top_k
-from neucore_xl.evaluation.result import write_json
+from neucore_xl.evaluation.result import json_bytes, one_writer
+from neucore_xl.files import output_file
 
 VERSION = "rc2"
 NAMES_PER_QUERY = {"recall": 50, "recall_subset": 3}
@@ -53,18 +56,20 @@ def write(directory: Path, split: Split, chunks: Iterable[Chunk], *, force: bool
         for i, t in enumerate(triplets[rows]):
             files["recall"][t.id] = [gallery[c] for c in best[i] if c != ABSENT]
             files["recall_subset"][t.id] = [gallery[slots[i, c]] for c in nearest[i] if c != ABSENT]
-    written = [write_json(paths[metric], files[metric]) for metric in NAMES_PER_QUERY]
-    for path in written:
-        problems = problems_of(path, split)
-        if problems:
-            raise UserError(f"{path} would be refused by the server: {problems[0]}")
-    return written[0], written[1]
+    with one_writer(directory), ExitStack() as complete:
+        refuse_existing(directory, split, force=force)  # another evaluation may have written since
+        for metric, path in paths.items():
+            temporary = complete.enter_context(output_file(path))  # both take their names at the end
+            temporary.write_bytes(json_bytes(files[metric]))
+            if problems := problems_of(temporary, split):
+                raise UserError(f"{path} would be refused by the server: {problems[0]}")
+    return paths["recall"], paths["recall_subset"]
 
 
 def refuse_existing(directory: Path, split: Split, *, force: bool = False) -> None:
     """Raise ``UserError`` where :func:`write` would replace a file unasked."""
     for name in () if force else file_names(split.name).values():
-        if (directory / name).exists():
+        if os.path.lexists(directory / name):
             raise UserError(f"{directory / name} is there already: choose another --out, or replace it with --force")
 
 

@@ -77,6 +77,10 @@ def test_an_ablation_is_resumed_and_reports_pairs(
     again = run_ablation(runs, out, terminal.console(file=said, width=160), arguments=["ablate"])
     assert len(evaluated) == 1
     assert again.to_json() == comparison.to_json()
+    (out / "single" / "seed-0" / "evaluation" / "per_query.npz").write_bytes(b"PK damaged")
+    again = run_ablation(runs, out, terminal.console(file=said, width=160), arguments=["ablate"])
+    assert len(evaluated) == 2, "figures that lost their queries are made again"
+    assert again.to_json() == comparison.to_json()
     comparison.print(terminal.console(file=said, width=160))
     assert "ahead of single" in said.getvalue()
 

@@ -110,7 +110,7 @@ def test_evaluate_compare_and_submit(trained, tmp_path, call):
 
     evaluate(floor, "floor")
     stored = evaluate(ours, "ours", "--batch-size", 7)
-    assert set(stored) == {"protocol", "metrics", "n_queries", "environment"}
+    assert set(stored) == {"protocol", "metrics", "n_queries", "environment", "sha256"}
     assert stored["n_queries"] == len(open_split(layout, data, "val").triplets)
     assert stored["protocol"]["preprocessing"]["target_pad"] == 1.25
     assert stored["environment"]["row"] == "neucore-xl"
