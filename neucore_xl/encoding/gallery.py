@@ -15,6 +15,7 @@ import torch
 
 from neucore_xl import files
 from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import parse_json, text_list
 from neucore_xl.models.features import FeatureSet, TargetFeatures
 
 FORMAT = "neucore-xl gallery 1"
@@ -62,6 +63,8 @@ class Gallery:
     def load(path: Path | str) -> Gallery:
         """What ``save`` wrote, on the CPU; raises ``UserError`` for a file that is missing, damaged or no gallery."""
         try:
+            if not Path(path).is_file():  # a pipe would be waited for
+                raise UserError(f"{path} does not exist or is no file: give what Gallery.save wrote.")
             with safetensors.safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
                 if header.get("format") != FORMAT:
@@ -69,7 +72,11 @@ class Gallery:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, safetensors.SafetensorError) as error:
             raise UserError(f"{path} cannot be read as a gallery ({error}): encode its pictures again.") from error
-        return Gallery(tuple(json.loads(header["names"])), FeatureSet(tensors), header["system"])
+        names = text_list(parse_json(header.get("names", ""), f"{path}: names", list), f"{path}: names")
+        try:
+            return Gallery(tuple(names), FeatureSet(tensors), header["system"])
+        except (ValueError, KeyError, IndexError) as error:  # no rows, no system, or not as many as there are names
+            raise UserError(f"{path} is no whole gallery ({error}): encode its pictures again.") from error
 
 
 def check_pictures(paths: Sequence[Path | str]) -> tuple[str, ...]:

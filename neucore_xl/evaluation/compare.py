@@ -86,9 +86,9 @@ def _arrays(raw: bytes, path: Path) -> dict[str, NDArray[Any]]:
         array, kinds = arrays.get(name), "U" if name in ("ids", "strata") else "biuf"
         if array is None or array.ndim == 0 or array.dtype.kind not in kinds or len(array) != len(arrays["ids"]):
             raise UserError(f"{path}: {name} is missing, of another kind or of another length: evaluate again")
-    mean = arrays["mean"]
-    if mean.ndim != 1 or not len(mean) or not np.isfinite(mean).all():
-        raise UserError(f"{path}: mean must be one finite number for every query: evaluate again")
+    rows = [arrays[name] for name in ("ids", "mean", "strata") if name in arrays]
+    if any(array.ndim != 1 for array in rows) or not len(arrays["mean"]) or not np.isfinite(arrays["mean"]).all():
+        raise UserError(f"{path} must hold an id and a finite mean for every query: evaluate again")
     return arrays
 
 

@@ -160,7 +160,7 @@ def write_page(
         source=source,
     )
     with output_file(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(html, encoding="utf-8", errors="replace")  # half a character is "?"
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,7 @@ from neucore_xl.errors import UserError
 from neucore_xl.evaluation.ranking import ABSENT, Chunk, checked, columns, padded, top_k
 from neucore_xl.evaluation.result import json_bytes, one_writer
 from neucore_xl.files import output_file
+from neucore_xl.jsonfile import BadContent, parse_json, read_bytes
 
 VERSION = "rc2"
 NAMES_PER_QUERY = {"recall": 50, "recall_subset": 3}
@@ -79,36 +81,23 @@ def problems_of(file: Path, split: Split) -> list[str]:
     Raises:
         UserError: the file cannot be read at all.
     """
-    try:
-        raw = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+    raw = read_bytes(file, limit=20 * MAX_BYTES)
     problems = []
     if len(raw) > MAX_BYTES:
         problems.append(f"the file has {len(raw):,} bytes; the server takes at most {MAX_BYTES:,}")
+    if raw.startswith(BOM_UTF8):
+        problems.append("the file begins with a byte-order mark; save it as UTF-8 without one")
     repeated: list[str] = []
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        out = dict(pairs)
-        if len(out) < len(pairs):
-            seen: set[str] = set()
-            repeated.extend(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
-        return out
-
     try:
-        content = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        return [*problems, f"not JSON: {error.msg} in line {error.lineno}"]
-    except UnicodeDecodeError:
-        return [*problems, "not JSON: the file is not UTF-8 text"]
-    if not isinstance(content, dict):
-        return [*problems, "the file must hold one JSON object"]
+        content = parse_json(raw, str(file), dict, clashes=repeated)
+    except BadContent as error:
+        return [*problems, str(error)]
     if content.get("version") != VERSION:
-        problems.append(f'"version" must be "{VERSION}", not {json.dumps(content.get("version"))}')
+        problems.append(f'"version" must be "{VERSION}", not {_short(json.dumps(content.get("version")))}')
     metric = content.get("metric")
     if not isinstance(metric, str) or metric not in NAMES_PER_QUERY:
         allowed = " or ".join(f'"{m}"' for m in NAMES_PER_QUERY)
-        return [*problems, f'"metric" must be {allowed}, not {json.dumps(metric)}']
+        return [*problems, f'"metric" must be {allowed}, not {_short(json.dumps(metric))}']
     answers = {k: v for k, v in content.items() if k not in ("version", "metric")}
     expected = {t.id: t for t in split.triplets}
     problems += _listed("twice in the file", repeated)
@@ -151,5 +140,9 @@ def _listed(problem: str, pairs: Sequence[str]) -> list[str]:
     """One sentence for a problem of many queries, naming the first few; nothing for none."""
     if not pairs:
         return []
-    named = ", ".join(pairs[:EXAMPLES]) + (", …" if len(pairs) > EXAMPLES else "")
+    named = ", ".join(map(_short, pairs[:EXAMPLES])) + (", …" if len(pairs) > EXAMPLES else "")
     return [f"{problem}: {len(pairs)} {'query' if len(pairs) == 1 else 'queries'} ({named})"]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -84,12 +84,15 @@ def test_each_kind_of_wrong_file_is_named(written, split, which, change, problem
 def test_files_that_cannot_be_parsed(split, tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{"version": "rc2",\n "metric" "recall"}')
-    assert submission.problems_of(path, split) == ["not JSON: Expecting ':' delimiter in line 2"]
+    (problem,) = submission.problems_of(path, split)
+    assert problem.startswith(f"{path}, line 2, column 11: not valid JSON (Expecting ':' delimiter)")
     path.write_text("[1]")
-    assert submission.problems_of(path, split) == ["the file must hold one JSON object"]
+    (problem,) = submission.problems_of(path, split)
+    assert problem.startswith(f"{path} holds a list where an object is expected")
     path.write_bytes(b"\xff\xfe\x00")
-    assert submission.problems_of(path, split) == ["not JSON: the file is not UTF-8 text"]
-    with pytest.raises(UserError, match=r"cannot read .*none\.json: No such file"):
+    (problem,) = submission.problems_of(path, split)
+    assert problem.startswith(f"{path}, line 1: not UTF-8 text")
+    with pytest.raises(UserError, match=r"none\.json does not exist"):
         submission.problems_of(tmp_path / "none.json", split)
 
 

@@ -94,7 +94,7 @@ def test_a_gallery_is_saved_and_loaded_and_no_other_system_searches_it(
     (tmp_path / "broken").write_bytes((tmp_path / "gallery.safetensors").read_bytes()[:-40])
     with pytest.raises(UserError, match=r"broken cannot be read as a gallery"):
         Gallery.load(tmp_path / "broken")
-    with pytest.raises(UserError, match=r"absent cannot be read as a gallery"):
+    with pytest.raises(UserError, match=r"absent does not exist or is no file"):
         Gallery.load(tmp_path / "absent")
     with pytest.raises(UserError, match=r"nowhere"):
         gallery.save(tmp_path / "nowhere" / "gallery")
