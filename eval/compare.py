@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from scores import guarded
+from scores import Parser, guarded
 
 from neucore_xl import terminal
 from neucore_xl.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("a", type=Path, metavar="A")
     p.add_argument("b", type=Path, metavar="B")
     p.add_argument("--confidence", type=float, default=0.95, help="of the interval, between 0 and 1 (default: 0.95)")
@@ -27,9 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     p.add_argument("--seed", type=int, default=0, help="default: 0")
     p.add_argument("--json", type=Path, metavar="FILE", help="also write the comparison as JSON (a new file)")
     options = p.parse_args(arguments)
-    if not 0 < options.confidence < 1 or options.resamples < 1:
-        raise UserError("--confidence lies between 0 and 1, and --resamples is at least 1.")
-    if options.json is not None and options.json.exists():
+    if not 0 < options.confidence < 1 or not 1 <= options.resamples <= 1_000_000:
+        raise UserError("--confidence lies between 0 and 1, and --resamples from 1 to 1,000,000.")
+    if not 0 <= options.seed < 2**32:
+        raise UserError("--seed lies between 0 and 4,294,967,295.")
+    if options.json is not None and os.path.lexists(options.json):
         raise UserError(f"{options.json} is there already: choose another --json.")
 
     from rich.table import Table

@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from neucore_xl import terminal
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, check_arguments
 from neucore_xl.parallel.ending import ended, hand_over
 
 if TYPE_CHECKING:  # torch is imported when a run is really opened, so that --help answers at once
@@ -18,9 +18,16 @@ if TYPE_CHECKING:  # torch is imported when a run is really opened, so that --he
     from neucore_xl.runs.system import System
 
 
-def parser(description: str, example: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Its refusals, which repeat what was typed, show control characters as escapes."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(terminal.printable(message))
+
+
+def parser(description: str, example: str) -> Parser:
     """A parser with the options that every evaluation has."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         description=description, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument(
@@ -46,6 +53,7 @@ def guarded(main: Callable[[Sequence[str] | None], None], arguments: Sequence[st
     terminal.prepare()
     code = 0
     try:
+        check_arguments(sys.argv[1:] if arguments is None else arguments)
         main(arguments)
     except Exception as error:
         code = ended(error, name=Path(sys.argv[0]).name)
@@ -111,6 +119,6 @@ def context(system: System) -> dict[str, dict[str, Any]]:
 
 def _positive(text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+    if not 1 <= value <= 1_000_000:
+        raise argparse.ArgumentTypeError("must be from 1 to 1,000,000")
     return value

@@ -47,6 +47,23 @@ def one_sentence(error: UserError | OSError) -> tuple[str, int] | None:
     return f"{os.strerror(error.errno)}{where}; free space or choose another folder, nothing finished is lost.", 1
 
 
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raise ``UserError`` for an argument of a command that is empty or not UTF-8.
+
+    An empty path would be the folder that the command runs in. Libraries fail at bytes that are no text, some of them
+    after the work.
+    """
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        if not argument:
+            after = f" after {before}" if before else ""
+            raise UserError(f"an argument{after} is empty: perhaps a variable of the shell is not set.")
+        if any("\ud800" <= c <= "\udfff" for c in argument):
+            raise UserError(
+                f"the argument {argument} is not UTF-8 text: rename what it names (a link of another name will do), or "
+                "set LC_ALL to a locale in UTF-8."
+            )
+
+
 def nearest(word: str, among: Iterable[str], *, cutoff: float = 0.6) -> list[str]:
     """The entry of ``among`` most similar to ``word``, with up to two others as similar; empty where none is near.
 

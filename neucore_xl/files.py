@@ -172,7 +172,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by ``value`` as indented JSON, in one step; what JSON does not know becomes its ``str``."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # half a character of a path that is not UTF-8
 
 
 @contextmanager

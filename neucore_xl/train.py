@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neucore_xl import terminal
+from neucore_xl.errors import UserError, check_arguments
 from neucore_xl.parallel.ending import ended, hand_over
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train; returns the exit code. Wrong input is one sentence on standard error."""
     terminal.prepare()
+    try:
+        check_arguments(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        return hand_over(ended(error))
     parser = argparse.ArgumentParser(
         prog="python -m neucore_xl.train", description="Train a model, or go on training it."
     )

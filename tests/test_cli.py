@@ -251,5 +251,5 @@ def test_both_ways_to_train_refuse_alike(command: list[str], tmp_path: Path):
     arguments = ["demo", "--run", str(tmp_path / "run"), "train.steps=0"]
     done = subprocess.run([sys.executable, *command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: train.steps must be a whole number of at least 1, not 0.\n"
+    assert done.stderr == "error: train.steps must be a whole number from 1 to 1,000,000,000, not 0.\n"
     assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ import typer
 
 from neucore_xl import __version__, terminal
 from neucore_xl.cli import ablate, checkpoint, config, data, demo, explain, plan, prepare, submission, train
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, check_arguments
 from neucore_xl.parallel.ending import ended
 
 app = typer.Typer(
@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     terminal.prepare()
     try:
+        check_arguments(sys.argv[1:] if arguments is None else arguments)
         app(args=None if arguments is None else list(arguments), prog_name="neucore-xl")
     except (UserError, OSError) as error:
         sys.exit(ended(error, rank=0))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from neucore_xl import terminal
+from neucore_xl.cli import numbers
 from neucore_xl.cli.train import Overrides, Recipe
 
 
@@ -23,8 +24,10 @@ def ablate(
             show_default=False,
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of every combination.")] = 3,
-    first_seed: Annotated[int, typer.Option("--first-seed", min=0, help="Seed of the first of them.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=numbers.PROCESSES, help="Runs of every combination.")] = 3,
+    first_seed: Annotated[
+        int, typer.Option("--first-seed", min=0, max=numbers.SEED, help="Seed of the first of them.")
+    ] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the runs and of ablation.json.")] = Path("runs/ablation"),
     commands: Annotated[
         bool, typer.Option("--commands", help="Print the training commands instead, to run them on a cluster.")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from neucore_xl import terminal
+from neucore_xl.cli import numbers
 
 app = typer.Typer(help="Examine data, or generate a benchmark.", no_args_is_help=True)
 generators = typer.Typer(help="Generate a benchmark.", no_args_is_help=True)
@@ -48,12 +49,12 @@ def doctor(
 def shapes(
     out: Annotated[Path, typer.Argument(help="New folder for annotations, images and the truth beside them.")],
     layout: Annotated[Layout, typer.Option(help="File format.")] = Layout.CIRR,
-    train: Annotated[int, typer.Option(min=0, help="Training images.")] = 6000,
-    val: Annotated[int, typer.Option(min=0, help="Validation images.")] = 1200,
-    test: Annotated[int, typer.Option(min=0, help="Test images.")] = 600,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same files.")] = 0,
-    size: Annotated[int, typer.Option(min=16, help="Side of an image in pixels.")] = 96,
-    workers: Annotated[int, typer.Option(min=1, help="Drawing processes.")] = 2,
+    train: Annotated[int, typer.Option(min=0, max=numbers.IMAGES, help="Training images.")] = 6000,
+    val: Annotated[int, typer.Option(min=0, max=numbers.IMAGES, help="Validation images.")] = 1200,
+    test: Annotated[int, typer.Option(min=0, max=numbers.IMAGES, help="Test images.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, max=numbers.SEED, help="Same seed, same files.")] = 0,
+    size: Annotated[int, typer.Option(min=16, max=numbers.SIDE, help="Side of an image in pixels.")] = 96,
+    workers: Annotated[int, typer.Option(min=1, max=numbers.PROCESSES, help="Drawing processes.")] = 2,
 ) -> None:
     """Scenes of coloured, textured, placed and counted objects, with sentences and their true fusion sequences."""
     from neucore_xl.shapes.generate import generate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ def write_own(path: Path, text: str, *, replaces: Callable[[str], bool]) -> None
     Raises `UserError` for a file that this command did not write, and for a folder that cannot be written.
     """
     with output_file(path) as temporary:
-        if path.exists() and not replaces(read_bytes(path).decode("utf-8", "replace")):
+        if os.path.lexists(path) and not replaces(read_bytes(path).decode("utf-8", "replace")):
             raise UserError(f"{path} exists and was not written by this command; remove it or choose another name.")
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:

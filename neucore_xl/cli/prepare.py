@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from neucore_xl import terminal
+from neucore_xl.cli import numbers
 from neucore_xl.errors import UserError
 
 app = typer.Typer(help="Make fusion sequences and concept lists, once and offline.", no_args_is_help=True)
@@ -48,10 +49,11 @@ def sequences(
     ] = None,
     prompt: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="llm: another prompt.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="llm: sentences at a time (16).", show_default=False)
+        int | None, typer.Option(min=1, max=numbers.MANY, help="llm: sentences at a time (16).", show_default=False)
     ] = None,
     parallel: Annotated[
-        int | None, typer.Option(min=1, help="llm --endpoint: questions at a time (8).", show_default=False)
+        int | None,
+        typer.Option(min=1, max=numbers.PROCESSES, help="llm --endpoint: questions at a time (8).", show_default=False),
     ] = None,
     timeout: Annotated[
         float | None,
@@ -68,7 +70,7 @@ def sequences(
         str | None, typer.Option(help="llm: bf16 or fp32; by the device without it.", show_default=False)
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="llm: length of an answer (256).", show_default=False)
+        int | None, typer.Option(min=1, max=numbers.MANY, help="llm: length of an answer (256).", show_default=False)
     ] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="llm: plan only share I (from 0) of N; the last one merges.")
@@ -76,7 +78,9 @@ def sequences(
     merge: Annotated[
         bool, typer.Option("--merge", help="llm: plan nothing, write the file of what all shards planned.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="llm: only the first so many sentences.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=numbers.SENTENCES, help="llm: only the first so many sentences.")
+    ] = None,
 ) -> None:
     """Plan the fusion sequence of every sentence below ROOT, or score a planner on a truth file."""
     if (root is None) == (score is None):

@@ -122,14 +122,22 @@ def _one(annotation: Any, outer: list[Any]) -> str:
 
 
 def _bounds(kind: Any, metadata: list[Any]) -> str:
-    bounds = []
-    for m in sorted(metadata, key=lambda m: isinstance(m, (Lt, Le))):  # the lower bound first
-        if isinstance(m, Gt):
-            bounds.append("of at least 1" if kind is int and m.gt == 0 else f"above {m.gt:g}")
-        elif isinstance(m, Ge):
-            bounds.append(f"of at least {m.ge:g}")
-        elif isinstance(m, Lt):
-            bounds.append(f"below {m.lt:g}")
-        elif isinstance(m, Le):
-            bounds.append(f"of at most {m.le:g}")
-    return f" {' and '.join(bounds)}" if bounds else ""
+    lower = next((m for m in metadata if isinstance(m, (Gt, Ge))), None)
+    upper = next((m for m in metadata if isinstance(m, (Lt, Le))), None)
+    if isinstance(lower, Gt) and kind is int:
+        lower = Ge(lower.gt + 1)  # type: ignore[operator]
+    if isinstance(lower, Ge) and isinstance(upper, Le):
+        return f" from {_number(lower.ge)} to {_number(upper.le)}"
+    if isinstance(lower, Gt) and isinstance(upper, Le):
+        return f" above {_number(lower.gt)}, up to {_number(upper.le)}"
+    said = []
+    if lower is not None:
+        said.append(f"of at least {_number(lower.ge)}" if isinstance(lower, Ge) else f"above {_number(lower.gt)}")
+    if upper is not None:
+        said.append(f"of at most {_number(upper.le)}" if isinstance(upper, Le) else f"below {_number(upper.lt)}")
+    return f" {' and '.join(said)}" if said else ""
+
+
+def _number(bound: Any) -> str:
+    """Whole numbers with all digits, in groups of three: ``1,000``."""
+    return f"{int(bound):,}" if bound == int(bound) else f"{bound:g}"

@@ -144,7 +144,7 @@ def _read_yaml(path: Path) -> DictConfig:
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{path} must hold settings as `section: {{key: value}}`, not a list or a single value.")
     plain = _container(loaded, str(path), resolve=False)
-    for name in [name for name, value in plain.items() if value is None]:
+    for name in [name for name in (*Settings.model_fields, "base") if plain.get(name, name) is None]:
         del loaded[name]  # a section whose lines are all commented out
     return loaded
 
@@ -272,8 +272,12 @@ def _unknown_key(path: str, where: str) -> str:
 
 def _refused(path: str, value: Any, where: str = "") -> str:
     key = _known()[path]
-    hint = did_you_mean(nearest(str(value), choices(key.annotation)), ".")
-    shown = json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, int) and abs(value) >= 10**20:  # Python refuses to print thousands of digits
+        shown = f"a number of {value.bit_length()} bits"
+    else:
+        shown = json.dumps(value, ensure_ascii=False, default=str)
+        shown = shown if len(shown) <= 200 else f"{shown[:199]}…"
+    hint = did_you_mean(nearest(shown.strip('"'), choices(key.annotation)), ".")
     return f"{path} must be {key.allowed}, not {shown}{where}{hint}"
 
 

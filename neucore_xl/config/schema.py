@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Keys that runs and recipes of other versions may hold, and what took their place, as the end of a sentence, e.g.
 # {"train.warmup": "set train.warmup_steps, in optimiser steps"}. Whoever renames or removes a key adds a line.
 GONE: dict[str, str] = {}
+
+# No machine can do what lies beyond these: such a value is a slip (a digit too many, another key's value), and is
+# refused before work begins rather than by an error of memory or of a library in its midst.
+Seed = Annotated[int, Ge(0), Le(2**32 - 1)]  # what numpy, torch and DeepSpeed all take
+Steps = Annotated[int, Ge(1), Le(10**9)]
+MaybeSteps = Annotated[int, Ge(0), Le(10**9)]
+Many = Annotated[int, Ge(1), Le(10**6)]  # queries, images or processes at a time
+Width = Annotated[int, Ge(1), Le(2**16)]
+Few = Annotated[int, Ge(1), Le(1000)]  # layers, steps of a sequence, heads
+MaybeFew = Annotated[int, Ge(0), Le(1000)]
+Rate = Annotated[float, Gt(0), Le(1000)]
+Weight = Annotated[float, Ge(0), Le(1000)]
+Minutes = Annotated[float, Gt(0), Le(10**6)]  # two years
 
 
 class Section(BaseModel):
@@ -44,12 +49,15 @@ class DataSettings(Section):
     train_split: str = Field("train", description="Split that is trained on.")
     val_split: str = Field("val", description="Split that chooses the best checkpoint.")
     target_pad: float = Field(
-        1.25, ge=1.0, description="Pad an image to this long/short side ratio when it exceeds it; 0 is not a value."
+        1.25,
+        ge=1.0,
+        le=1000.0,
+        description="Pad an image to this long/short side ratio when it exceeds it; 0 is not a value.",
     )
     empty_text: Literal["refuse", "keep"] = Field(
         "refuse", description="What becomes of a pair with a target and no words: stop, or keep it as it is."
     )
-    workers: NonNegativeInt = Field(2, description="Decoding processes; 0 decodes in the training process.")
+    workers: MaybeFew = Field(2, description="Decoding processes; 0 decodes in the training process.")
 
 
 class LanguageSettings(Section):
@@ -61,7 +69,7 @@ class LanguageSettings(Section):
     parts_of_speech: tuple[Literal["NOUN", "ADJ", "VERB", "ADV"], ...] = Field(
         ("NOUN", "ADJ", "VERB", "ADV"), min_length=1, description="Parts of speech whose lemmas are concepts."
     )
-    min_count: PositiveInt = Field(
+    min_count: Annotated[int, Ge(1), Le(10**9)] = Field(
         1, description="Training sentences that must name a concept before it enters the vocabulary."
     )
 
@@ -69,15 +77,15 @@ class LanguageSettings(Section):
 class FreezeBlocks(Section):
     """Freeze the stem and the first blocks of each tower."""
 
-    image: NonNegativeInt = Field(0, description="Image-tower blocks to freeze, counted from the input.")
-    text: NonNegativeInt = Field(0, description="Text-tower blocks to freeze, counted from the input.")
+    image: MaybeFew = Field(0, description="Image-tower blocks to freeze, counted from the input.")
+    text: MaybeFew = Field(0, description="Text-tower blocks to freeze, counted from the input.")
 
 
 class LoraSettings(Section):
     """Low-rank adapters on frozen towers: the only part of a tower that is then trained."""
 
-    rank: PositiveInt = Field(16, description="Rank r of every adapter.")
-    alpha: PositiveInt = Field(32, description="An adapter's output is multiplied by alpha / rank.")
+    rank: Width = Field(16, description="Rank r of every adapter.")
+    alpha: Width = Field(32, description="An adapter's output is multiplied by alpha / rank.")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on what enters an adapter.")
     towers: tuple[Literal["image", "text"], ...] = Field(
         ("image", "text"), min_length=1, description="Towers that get adapters."
@@ -109,7 +117,9 @@ class BackboneSettings(Section):
     lora: LoraSettings | None = Field(
         None, description="Adapters trained on frozen towers (`freeze: all`), e.g. `{rank: 16}`; null: none."
     )
-    image_size: PositiveInt | None = Field(None, description="Input side in pixels; null takes the model's own.")
+    image_size: Annotated[int, Ge(1), Le(10_000)] | None = Field(
+        None, description="Input side in pixels; null takes the model's own."
+    )
     activation_checkpointing: bool = Field(False, description="Recompute tower activations in the backward pass.")
 
 
@@ -120,15 +130,18 @@ class ModelSettings(Section):
         "neucore-xl",
         description="System: `neucore-xl`, `neucore`, `residual`, `concat`, …, or `module:Class` of your own.",
     )
-    width: PositiveInt = Field(512, description="Width d of the heads.")
-    heads: PositiveInt = Field(8, description="Attention heads; must divide `model.width`.")
-    exchange_layers: PositiveInt = Field(2, description="Layers of the exchange transformer (equation 3).")
+    width: Width = Field(512, description="Width d of the heads.")
+    heads: Few = Field(8, description="Attention heads; must divide `model.width`.")
+    exchange_layers: Few = Field(2, description="Layers of the exchange transformer (equation 3).")
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Dropout in the heads.")
     correction_dropout: float = Field(
         0.5, ge=0.0, lt=1.0, description="Dropout on the correction of a target's pretrained feature."
     )
     text_gate: float = Field(
-        0.0, description="Initial share of the pooled text added to the query of `neucore-xl`; learned from there."
+        0.0,
+        ge=-1000.0,
+        le=1000.0,
+        description="Initial share of the pooled text added to the query of `neucore-xl`; learned from there.",
     )
     score: Literal["full", "cosine"] = Field(
         "full", description="Matching score: cosine + EM + IS (equation 9), or the cosine alone, which can be indexed."
@@ -151,33 +164,33 @@ class FusionSettings(Section):
     prompt: str | None = Field(
         None, description="Version of the prompt that an `llm` file must have been written with; null: any."
     )
-    max_steps: PositiveInt = Field(6, description="K_max: later steps of a longer sequence are merged into the last.")
-    learned_steps: PositiveInt = Field(3, description="K of `learned`, and the number of fusion steps of `neucore`.")
+    max_steps: Few = Field(6, description="K_max: later steps of a longer sequence are merged into the last.")
+    learned_steps: Few = Field(3, description="K of `learned`, and the number of fusion steps of `neucore`.")
 
 
 class LossSettings(Section):
     """Batch classification (equation 10) and the focal multiple-instance concept loss (equation 6)."""
 
-    temperature_init: PositiveFloat = Field(2.65926, description="Initial θ; scores are multiplied by exp(θ).")
-    temperature_max: PositiveFloat = Field(4.60517, description="Upper bound of θ (log 100).")
-    concept_weight: NonNegativeFloat = Field(1.0, description="λ of the concept loss; 0 leaves it out.")
+    temperature_init: float = Field(2.65926, gt=0.0, le=20.0, description="Initial θ; scores are multiplied by exp(θ).")
+    temperature_max: float = Field(4.60517, gt=0.0, le=20.0, description="Upper bound of θ (log 100).")
+    concept_weight: Weight = Field(1.0, description="λ of the concept loss; 0 leaves it out.")
     focal_alpha: float = Field(0.5, gt=0.0, lt=1.0, description="α of the focal loss: weight of the named concepts.")
-    focal_gamma: NonNegativeFloat = Field(1.0, description="γ of the focal loss.")
+    focal_gamma: Weight = Field(1.0, description="γ of the focal loss.")
     reference_negatives: bool = Field(False, description="Add each query's reference image as a hard negative.")
-    subset_negatives: NonNegativeInt = Field(
-        0, le=4, description="Other members of a query's subset (CIRR) added as hard negatives (0 to 4)."
+    subset_negatives: int = Field(
+        0, ge=0, le=4, description="Other members of a query's subset (CIRR) added as hard negatives (0 to 4)."
     )
 
 
 class TrainSettings(Section):
     """The optimisation, the device and what is written on the way."""
 
-    steps: PositiveInt = Field(10_000, description="Optimiser steps.")
-    batch_size: PositiveInt = Field(128, description="Queries per optimiser step, over all processes.")
-    accumulate: PositiveInt = Field(
+    steps: Steps = Field(10_000, description="Optimiser steps.")
+    batch_size: Many = Field(128, description="Queries per optimiser step, over all processes.")
+    accumulate: Many = Field(
         1, description="Parts of a step whose gradients are added up; negatives stay within one part."
     )
-    micro_batch: PositiveInt | None = Field(
+    micro_batch: Many | None = Field(
         None,
         description="Queries per forward pass and process; the gradient is still that of the whole part, negatives "
         "included (gradient caching). Null: the whole share of a process at once.",
@@ -188,20 +201,20 @@ class TrainSettings(Section):
         "several processes, else `plain`.",
     )
     deepspeed: Path | None = Field(None, description="DeepSpeed JSON (see `ds_configs/`); sets the ZeRO stage.")
-    world_size: PositiveInt | None = Field(
+    world_size: Many | None = Field(
         None, description="Processes that the run is meant for: another number stops it. Null: as many as are started."
     )
-    seed: NonNegativeInt = Field(0, description="Seed of initial weights, data order and dropout.")
+    seed: Seed = Field(0, description="Seed of initial weights, data order and dropout.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes one GPU where there is one.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 runs the forward pass under autocast.")
-    lr: PositiveFloat = Field(5e-4, description="Peak learning rate of the heads.")
-    lr_backbone: PositiveFloat = Field(1e-6, description="Peak learning rate of trained tower parameters.")
-    lr_correction_scale: PositiveFloat = Field(
+    lr: Rate = Field(5e-4, description="Peak learning rate of the heads.")
+    lr_backbone: Rate = Field(1e-6, description="Peak learning rate of trained tower parameters.")
+    lr_correction_scale: Rate = Field(
         0.1, description="Factor on `train.lr` for corrections of pretrained target features."
     )
-    weight_decay: NonNegativeFloat = Field(0.05, description="AdamW weight decay on matrices; vectors have none.")
-    warmup_steps: NonNegativeInt = Field(200, description="Steps of linear warm-up before the cosine.")
-    clip_norm: NonNegativeFloat = Field(1.0, description="Gradient norm bound; 0 does not clip.")
+    weight_decay: Weight = Field(0.05, description="AdamW weight decay on matrices; vectors have none.")
+    warmup_steps: MaybeSteps = Field(200, description="Steps of linear warm-up before the cosine.")
+    clip_norm: float = Field(1.0, ge=0.0, le=1e9, description="Gradient norm bound; 0 does not clip.")
     compile: bool = Field(False, description="Compile the model with `torch.compile`.")
     cache_features: bool = Field(True, description="Compute frozen towers once and keep their features on disk.")
     cache_dir: Path | None = Field(
@@ -209,23 +222,23 @@ class TrainSettings(Section):
         description="Folder of what is computed once, from pictures and from sentences; null: `neucore-xl` in the "
         "user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`).",
     )
-    wall_minutes: PositiveFloat | None = Field(
+    wall_minutes: Minutes | None = Field(
         None, description="Save and stop this long after the start, to be started again; null: no limit."
     )
-    hang_minutes: PositiveFloat = Field(
+    hang_minutes: Minutes = Field(
         30.0, description="Minutes without progress after which the ranks that wait are reported and the run ends."
     )
-    log_every: PositiveInt = Field(10, description="Steps between lines of log.jsonl.")
-    validate_every: NonNegativeInt = Field(500, description="Steps between validations; 0 validates at the end only.")
-    checkpoint_every: PositiveInt = Field(500, description="Steps between checkpoints for resuming.")
-    keep_checkpoints: PositiveInt = Field(2, description="Newest checkpoints kept beside the best.")
+    log_every: Steps = Field(10, description="Steps between lines of log.jsonl.")
+    validate_every: MaybeSteps = Field(500, description="Steps between validations; 0 validates at the end only.")
+    checkpoint_every: Steps = Field(500, description="Steps between checkpoints for resuming.")
+    keep_checkpoints: Many = Field(2, description="Newest checkpoints kept beside the best.")
 
 
 class EvaluationSettings(Section):
     """How queries are scored; the switches of a protocol are arguments of the scripts in `eval/`."""
 
-    batch_size: PositiveInt = Field(128, description="Images or queries per forward pass.")
-    chunk: PositiveInt = Field(256, description="Queries scored against the gallery at a time.")
+    batch_size: Many = Field(128, description="Images or queries per forward pass.")
+    chunk: Many = Field(256, description="Queries scored against the gallery at a time.")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 encodes galleries and queries under autocast; scores and cached features stay fp32."
     )

@@ -20,6 +20,8 @@ def test_every_key_has_a_row_with_range_default_and_meaning():
     page = render({"data.name": ("cirr", "own")})
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     assert set(rows) == {key.path for key in setting_keys()}
-    assert rows["train.batch_size"].startswith("| `train.batch_size` | a whole number of at least 1 | `128` | Queries")
+    assert rows["train.batch_size"].startswith(
+        "| `train.batch_size` | a whole number from 1 to 1,000,000 | `128` | Queries"
+    )
     assert "one of cirr, own" in rows["data.name"]
     assert all(len(key.description) > 10 for key in setting_keys())

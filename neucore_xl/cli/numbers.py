@@ -1,0 +1,23 @@
+"""Numbers that options take: bounded by what any machine can do, so that a slip is refused before work begins."""
+
+from __future__ import annotations
+
+import math
+
+import typer
+
+SEED = 2**32 - 1  # what numpy and torch both take
+IMAGES = 10_000_000
+SIDE = 4096  # pixels
+PROCESSES = 1000  # of one machine
+MACHINES = 100_000
+GIGABYTES = 1_000_000.0  # of one GPU
+MANY = 1_000_000  # at a time
+SENTENCES = 1_000_000_000
+
+
+def no_nan(value: float) -> float:
+    """Callback of an option: its bounds let NaN pass, since all comparisons with it are false."""
+    if math.isnan(value):
+        raise typer.BadParameter("nan is no number.")
+    return value
