@@ -274,10 +274,10 @@ def test_nothing_strange_is_written_over(make: Callable[[Path], None], tmp_path:
 # ------------------------------------------------------------------------------------------------------- prompts
 
 BOMB = "\n".join(
-    [f"a0: &a0 [{', '.join(['boom'] * 10)}]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9))]
+    [f"a0: &a0 [{', '.join(['boom'] * 10)}]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 8))]
 )
 MERGES = "\n".join(
-    ["m0: &m0 {k: v}", *(f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 12)}]}}" for i in range(1, 9))]
+    ["m0: &m0 {k: v}", *(f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 12)}]}}" for i in range(1, 8))]
 )
 
 
