@@ -49,6 +49,11 @@ def mlp(
     return nn.Sequential(nn.Linear(d_in, d_hidden), activation(), nn.Dropout(dropout), last)
 
 
+def token_projection(d_in: int, width: int) -> nn.Sequential:
+    """A tower's tokens or words ``[..., d_in]`` to ``[..., width]``: norm, then a linear map."""
+    return nn.Sequential(nn.LayerNorm(d_in), nn.Linear(d_in, width))
+
+
 class Attention(nn.Module):
     """Multi-head attention of ``queries [B, S, d]`` over ``keys [B, T, d]`` where ``mask [B, T]``: ``[B, S, d]``.
 
@@ -86,6 +91,20 @@ class Block(nn.Module):
         normed = self.norm1(x)
         x = x + self.dropout(self.attention(normed, normed, mask))
         return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+class Transformer(nn.Module):
+    """``layers`` blocks on ``x [B, S, d]`` and a norm at the end; ``mask [B, S]`` is true on real tokens."""
+
+    def __init__(self, width: int, heads: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
 
 
 class _ClampFromAbove(torch.autograd.Function):

@@ -35,11 +35,16 @@ def score(queries: FeatureSet, targets: FeatureSet, mode: ScoreMode = "full") ->
         if mode == "cosine":
             return total
         if "em_query" in queries:
-            squared = queries["em_attention"].float().square() @ t.square().T
-            total = total + (queries["em_query"].float() @ t.T) * squared.clamp_min(EPS**2).rsqrt()
+            total = total + attended(queries["em_query"].float(), queries["em_attention"].float(), t)
         if "background" in queries:
             total = total + queries["background"].float() @ targets["background"].float().T
         return total
+
+
+def attended(query: Tensor, attention: Tensor, targets: Tensor) -> Tensor:
+    """⟨u, l2(A ⊙ t)⟩ of all pairs ``[Q, G]`` by two products: ``query [Q, D]`` = u ⊙ A, A, ``targets [G, D]``; fp32."""
+    squared = attention.square() @ targets.square().T
+    return (query @ targets.T) * squared.clamp_min(EPS**2).rsqrt()
 
 
 class ExplicitMatching(nn.Module):

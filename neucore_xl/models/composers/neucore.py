@@ -20,7 +20,7 @@ from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.features import FeatureSet, QueryFeatures, TargetFeatures
 from neucore_xl.models.fusion import LearnedSequence, MixedFusion
 from neucore_xl.models.head import Head, Text
-from neucore_xl.models.layers import l2, mlp, unit_variance
+from neucore_xl.models.layers import l2, mlp, token_projection, unit_variance
 from neucore_xl.models.matching import ExplicitMatching
 
 
@@ -35,8 +35,8 @@ class Neucore(Head):
         model, joint, d = settings.model, backbone.embed_dim, settings.model.width
         self.vocabulary: Tensor
         self.register_buffer("vocabulary", unit_variance(vocabulary), persistent=False)
-        self.image_tokens = nn.Sequential(nn.LayerNorm(backbone.token_width), nn.Linear(backbone.token_width, d))
-        self.words = nn.Sequential(nn.LayerNorm(backbone.word_width), nn.Linear(backbone.word_width, d))
+        self.image_tokens = token_projection(backbone.token_width, d)
+        self.words = token_projection(backbone.word_width, d)
         self.sentence = nn.Linear(joint, d)
         self.concept = nn.Linear(joint, d)
         self.exchange = Exchange(d, model.heads, model.exchange_layers, backbone.n_tokens, model.dropout)
