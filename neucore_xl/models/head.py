@@ -68,6 +68,10 @@ class Head(Composer):
         """Alignment scores ``[B, C]`` of B pairs of images with the vocabulary, or None (equation 5)."""
         return None
 
+    def penalties(self, images: FeatureSet, batch: Batch, text: Text, queries: QueryFeatures) -> dict[str, Tensor]:
+        """Further losses of a training batch by name, each a mean over its queries; ``images``: all of ``look``."""
+        return {}
+
     def encode_targets(self, images: ImageInput) -> TargetFeatures:
         return self.targets(self.look(self.backbone.images(images)))
 
@@ -80,11 +84,14 @@ class Head(Composer):
         logits = None
         if batch.concept_labels is not None:
             logits = self.concept_logits(references, images.select(batch.target_images))
+        text = self._read(batch.texts, batch.sequence)
+        queries = self.queries(references, text)
         return ComposerOutput(
-            queries=self.queries(references, self._read(batch.texts, batch.sequence)),
+            queries=queries,
             targets=self.targets(images).select(batch.gallery),
             log_scale=self.temperature(),
             concept_logits=logits,
+            penalties=self.penalties(images, batch, text, queries) or None,
         )
 
     def score(self, queries: QueryFeatures, targets: TargetFeatures) -> Tensor:

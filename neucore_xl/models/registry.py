@@ -13,12 +13,25 @@ from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError, did_you_mean, nearest
 from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.composer import Composer
+from neucore_xl.models.composers.artemis import Artemis
+from neucore_xl.models.composers.cirplant import Cirplant
+from neucore_xl.models.composers.combiner import Combiner
+from neucore_xl.models.composers.composeae import ComposeAE
 from neucore_xl.models.composers.concat import Concat
+from neucore_xl.models.composers.cosmo import Cosmo
+from neucore_xl.models.composers.film import Film
 from neucore_xl.models.composers.image_only import ImageOnly
+from neucore_xl.models.composers.maaf import Maaf, MaafIt
+from neucore_xl.models.composers.mrn import Mrn
 from neucore_xl.models.composers.neucore import Neucore
 from neucore_xl.models.composers.neucore_xl import NeucoreXL
+from neucore_xl.models.composers.random import Random
+from neucore_xl.models.composers.relationship import Relationship
 from neucore_xl.models.composers.residual import Residual
+from neucore_xl.models.composers.tcir import Tcir
 from neucore_xl.models.composers.text_only import TextOnly
+from neucore_xl.models.composers.tirg import Tirg
+from neucore_xl.models.composers.tirg_lastconv import TirgLastConv
 
 if TYPE_CHECKING:
     from neucore_xl.language.vocabulary import Vocabulary
@@ -30,6 +43,20 @@ _COMPOSERS: dict[str, type[Composer]] = {
     "text-only": TextOnly,
     "concat": Concat,
     "residual": Residual,
+    "random": Random,
+    "tirg": Tirg,
+    "tirg-lastconv": TirgLastConv,
+    "mrn": Mrn,
+    "film": Film,
+    "relationship": Relationship,
+    "maaf": Maaf,
+    "maaf-it": MaafIt,
+    "composeae": ComposeAE,
+    "cosmo": Cosmo,
+    "artemis": Artemis,
+    "tcir": Tcir,
+    "cirplant": Cirplant,
+    "combiner": Combiner,
 }
 _CHUNK = 256  # names per forward pass of the text tower
 

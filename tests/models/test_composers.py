@@ -227,7 +227,7 @@ def test_every_trained_parameter_gets_a_gradient_within_three_steps(
         if out.concept_logits is not None:
             assert batch.concept_labels is not None
             loss = loss + F.binary_cross_entropy_with_logits(out.concept_logits, batch.concept_labels)
-        loss.backward()
+        (loss + sum((out.penalties or {}).values())).backward()
         reached |= {n for n, p in composer.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
         optimizer.step()
     trained = {n for n, p in composer.named_parameters() if p.requires_grad}
