@@ -25,7 +25,8 @@ class Collator:
     ``sequences`` and ``concepts`` map a triplet's text to its planned edits and to its distinct concepts; a text
     that is absent has none. Everything is a function of the given triplets alone (hard negatives of a subset are
     drawn with a seed made from ``seed`` and the batch's ids), so a resumed run sees the batches of an unbroken one,
-    and the number of loader workers changes nothing.
+    and the number of loader workers changes nothing. With ``random_reference`` a query is given the reference image of
+    another query of ``split``, drawn by ``seed``, its id and, in training, the batch's ids; all else stays as it is.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Collator:
         split: Split,
         *,
         seed: int = 0,
+        random_reference: bool = False,
     ) -> None:
         self.inputs = inputs
         self.sequences = sequences
@@ -47,6 +49,7 @@ class Collator:
         self.fusion = fusion
         self.loss = loss
         self.seed = seed
+        self._drawn = list(dict.fromkeys(t.reference for t in split.triplets)) if random_reference else []
         answers: dict[tuple[str, str], set[str]] = defaultdict(set)
         for t in split.triplets:
             if t.target is not None:
@@ -78,11 +81,12 @@ class Collator:
         layout = [name for part in columns for name in (*part, *[None] * (width - len(part)))]
         position = {name: i for i, name in enumerate(layout) if name is not None}
         steps = self.longest(triplets)
-        return [self._part(cut[p], named[p], columns[p], width, layout, position, steps) for p in wanted]
+        batch = _ids(triplets)
+        return [self._part(cut[p], named[p], columns[p], width, layout, position, steps, batch) for p in wanted]
 
     def _named_columns(self, triplets: Sequence[Triplet], cut: Sequence[Sequence[Triplet]]) -> list[list[str]]:
         """The gallery images that each part names: its targets, then its hard negatives."""
-        batch = "\x1f".join(t.id for t in triplets)
+        batch = _ids(triplets)
         named = []
         for part in cut:
             names = [_target(t) for t in part]
@@ -101,9 +105,10 @@ class Collator:
         layout: Sequence[str | None],
         position: Mapping[str, int],
         steps: int,
+        batch: str,
     ) -> Batch:
         images = _Numbered()
-        reference = [images.number(t.reference) for t in triplets]
+        reference = [images.number(self._shown(t, batch)) for t in triplets]
         needed = {*columns, *(_target(t) for t in triplets)}
         for name in named:
             if name in needed:
@@ -127,7 +132,7 @@ class Collator:
     ) -> tuple[ImageInput, TextInput, SequenceBatch]:
         """Reference images [B], texts [B] and sequences of queries, labelled or not; ``steps`` as in ``sequence``."""
         return (
-            self.inputs.images([t.reference for t in triplets]),
+            self.inputs.images([self._shown(t) for t in triplets]),
             self.inputs.texts([t.text for t in triplets]),
             self.sequence(triplets, steps=steps),
         )
@@ -158,6 +163,15 @@ class Collator:
             concept_mask=_mask(concept),
             active=tuple(step_mask.sum(0).tolist()),
         )
+
+    def _shown(self, triplet: Triplet, batch: str = "") -> str:
+        """The image that stands for the reference: itself, or with ``random_reference`` another where there is one."""
+        if len(self._drawn) < 2:
+            return triplet.reference
+        draw = random.Random(f"{self.seed}\x1f{triplet.id}\x1f{batch}\x1freference")
+        while (name := draw.choice(self._drawn)) == triplet.reference:
+            pass
+        return name
 
     def _steps(self, text: str) -> tuple[Step, ...]:
         planned = self.sequences.get(text)
@@ -206,6 +220,10 @@ class _Numbered:
             self._numbers[name] = len(self.names)
             self.names.append(name)
         return self._numbers[name]
+
+
+def _ids(triplets: Sequence[Triplet]) -> str:
+    return "\x1f".join(t.id for t in triplets)
 
 
 def _target(triplet: Triplet) -> str:

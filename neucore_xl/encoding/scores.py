@@ -40,8 +40,9 @@ class Scorer:
         s = self.settings
         facts, vocabulary = self.facts, self.vocabulary
         return Collator(
-            self.inputs, facts.sequences, facts.concepts, vocabulary, s.fusion, s.loss, split, seed=s.train.seed
-        )
+            self.inputs, facts.sequences, facts.concepts, vocabulary, s.fusion, s.loss, split, seed=s.train.seed,
+            random_reference=self.encoder.composer.random_reference,
+        )  # fmt: skip
 
     def scores(self, split: Split) -> dict[str, Iterator[tuple[int, np.ndarray]]]:
         """Gallery key (``""`` on CIRR, the category on Fashion-IQ) → scores of its triplets, in chunks.

@@ -25,6 +25,7 @@ class Composer(nn.Module, ABC):
     """
 
     aligns_concepts: ClassVar[bool] = False
+    random_reference: ClassVar[bool] = False  # queries are given another query's reference image, drawn at random
 
     @abstractmethod
     def encode_targets(self, images: ImageInput) -> TargetFeatures:

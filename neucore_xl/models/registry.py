@@ -26,6 +26,7 @@ from neucore_xl.models.composers.mrn import Mrn
 from neucore_xl.models.composers.neucore import Neucore
 from neucore_xl.models.composers.neucore_xl import NeucoreXL
 from neucore_xl.models.composers.random import Random
+from neucore_xl.models.composers.random_image_text import RandomImageText
 from neucore_xl.models.composers.relationship import Relationship
 from neucore_xl.models.composers.residual import Residual
 from neucore_xl.models.composers.tcir import Tcir
@@ -44,6 +45,7 @@ _COMPOSERS: dict[str, type[Composer]] = {
     "concat": Concat,
     "residual": Residual,
     "random": Random,
+    "random-image-text": RandomImageText,
     "tirg": Tirg,
     "tirg-lastconv": TirgLastConv,
     "mrn": Mrn,

@@ -200,3 +200,43 @@ def test_queries_need_no_target_and_keep_their_rows() -> None:
     assert sequence.step_mask.tolist() == [[True], [False]]
     with pytest.raises(UserError, match="triplet a has no target"):
         make(unlabelled)
+
+
+def test_a_random_reference_is_that_of_another_query_and_the_same_whoever_asks() -> None:
+    class Repeated(Echo):
+        def images(self, names: Sequence[str]) -> Tensor:  # two queries may have one reference
+            return torch.tensor([[float(name[1:])] for name in names])
+
+    triplets = [Triplet(str(n), f"i{n % 4}", f"i{4 + n % 4}", "dog") for n in range(12)]
+    inputs, loss = Repeated(), LossSettings(reference_negatives=True)
+
+    def drawing(split: Sequence[Triplet], seed: int = 0, random: bool = True) -> Collator:
+        return Collator(
+            inputs, {}, {}, None, FusionSettings(), loss, split_of(split), seed=seed, random_reference=random
+        )
+
+    def shown(batch) -> list[float]:
+        return batch.images[batch.reference, 0].tolist()
+
+    true = drawing(triplets, random=False)
+    own = [float(t.reference[1:]) for t in triplets]
+    make = drawing(triplets)
+    images, _, _ = make.queries(triplets)
+    assert images[:, 0].tolist() == [x for t in triplets for x in make.queries([t])[0][:, 0].tolist()]
+    drawn = [images[:, 0].tolist(), shown(make(triplets)), shown(drawing(triplets, seed=1)(triplets))]
+    for row in drawn:
+        assert set(row) == {0.0, 1.0, 2.0, 3.0}
+        assert all(a != b for a, b in zip(row, own, strict=True))
+    assert len({tuple(row) for row in drawn}) == 3  # training draws anew, another run otherwise
+    parts = make.parts(triplets, 3, (0, 1, 2))
+    assert [x for part in parts for x in shown(part)] == drawn[1]
+
+    batch, plain = make(triplets), true(triplets)  # what is a column, and which is right, does not change
+    assert column_names(batch) == column_names(plain)
+    for field in ("positive", "exclude"):
+        assert torch.equal(getattr(batch, field), getattr(plain, field))
+    targets = [f"i{int(batch.images[n, 0])}" for n in batch.target_images]
+    assert targets == [t.target for t in triplets]
+
+    alone = drawing(triplets[:1])
+    assert alone.queries(triplets[:1])[0].tolist() == [[0.0]]  # no other image to draw

@@ -113,6 +113,10 @@ def gated_residual(p: P, i: Tensor, t: Tensor, words: list[Tensor], tokens: list
     return a[0] * sigmoid(gate) * i + a[1] * linear(p, "composition.residual.4", inner)
 
 
+def concat(p: P, i: Tensor, t: Tensor, words: list[Tensor], tokens: list[Tensor]) -> Tensor:
+    return two_layers(p, "mlp", torch.cat([sized(i), sized(t)]))
+
+
 def convolved(p: P, name: str, grid: dict[tuple[int, int], Tensor]) -> dict[tuple[int, int], Tensor]:
     weight, bias = p[f"{name}.weight"], p[f"{name}.bias"]
     out = {}
@@ -272,7 +276,7 @@ def combiner(p: P, i: Tensor, t: Tensor, words: list[Tensor], tokens: list[Tenso
 
 
 SLOW: dict[str, Callable[..., Tensor]] = {
-    "random": gated_residual, "tirg": gated_residual, "tirg-lastconv": lastconv,
+    "random": gated_residual, "random-image-text": concat, "tirg": gated_residual, "tirg-lastconv": lastconv,
     "mrn": mrn, "film": film, "relationship": relationship, "maaf": maaf, "maaf-it": maaf_it, "composeae": composeae,
     "cosmo": cosmo, "tcir": tcir, "cirplant": cirplant, "combiner": combiner,
 }  # fmt: skip
