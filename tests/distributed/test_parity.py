@@ -1,6 +1,6 @@
 """The same mathematics on every strategy: losses and parameters of plain training in one process, everywhere.
 
-Slow because each case is a training of its own under each strategy, some 150 of one to four seconds of a core: fewer
+Slow because each case is a training of its own under each strategy, some 200 of one to four seconds of a core: fewer
 would leave a combination of strategy, precision and frozen towers that nothing holds to plain training. The longest
 part, both systems with every freeze, takes ten steps; where it is held that something else changes nothing, six do.
 """
@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from neucore_xl.models.registry import composer_names
 from tests.support.forks import Forks
 
 pytestmark = pytest.mark.slow
@@ -65,6 +66,22 @@ def test_ten_steps_on_two_ranks_are_those_of_one_process(row: str, harness: Modu
         if name.endswith("zero3"):
             whole = sum(p.numel() for p in trained.parameters.values())
             assert max(trained.held) < 0.51 * whole, name
+
+
+def test_one_step_of_every_other_system_is_the_same_under_ddp_and_zero3(harness: ModuleType, runs: Runs) -> None:
+    """All of both towers trained: a step that passes through whatever the system reads of them."""
+    names = [name for name in composer_names() if name not in ("neucore-xl", "neucore")]
+    settings = {name: [f"model.name={name}", "backbone.freeze=none", "train.steps=1"] for name in names}
+    plain = runs.run({name: [*s, "train.strategy=plain"] for name, s in settings.items()}, 1)
+    jobs = {n: j for name, s in settings.items() for n, j in under_all(harness, name, s).items()}
+    found = runs.run({n: j for n, j in jobs.items() if n.split()[1] in ("ddp", "zero3")}, 2)
+    assert len(found) == 2 * len(names)
+    for name, trained in found.items():
+        reference = plain[name.split()[0]]
+        loss, parameters = harness.difference(reference, trained)
+        assert loss < 1e-5, name
+        assert parameters < 1e-4, name
+        assert trained.norms == pytest.approx(reference.norms, rel=1e-4), name
 
 
 def test_four_ranks_and_micro_batches_and_parts_change_nothing(harness: ModuleType, runs: Runs) -> None:

@@ -3,7 +3,7 @@
 Source: row "Random (init. ResNet)" of Liu et al., Image Retrieval on Real-life Images with Pre-trained
 Vision-and-Language Models (ICCV 2021): pretrained features, random weights for all other parameters. The other random
 row of that table, theoretical chance, needs no model. The weights are drawn with `train.seed` and stored with a
-checkpoint; only θ is trained, which changes no ranking.
+checkpoint; with frozen towers only θ is trained, which changes no ranking.
 """
 
 from __future__ import annotations
