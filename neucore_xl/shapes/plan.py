@@ -6,13 +6,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from neucore_xl.data.subsets.procedure import PAIRS, SIZE
 from neucore_xl.errors import UserError
 from neucore_xl.shapes.claims import Statement, holds
 from neucore_xl.shapes.difference import Difference, difference
 from neucore_xl.shapes.edits import corpus
 from neucore_xl.shapes.scene import Palette, Scene
 from neucore_xl.shapes.statements import choose
-from neucore_xl.shapes.subsets import PAIRS, SIZE, scene_features, subsets
+from neucore_xl.shapes.subsets import scene_features, subsets
 
 CORPUS = 1.25  # scenes drawn per image kept
 MINIMUM = 12  # images of a split below which no subset can be promised

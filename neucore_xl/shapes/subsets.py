@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 
 import numpy as np
 
+from neucore_xl.data.subsets.procedure import Overlap, subset_of
 from neucore_xl.shapes.scene import (
     BACKGROUND_COLOURS,
     BACKGROUND_KINDS,
@@ -20,16 +21,10 @@ from neucore_xl.shapes.scene import (
     Scene,
 )
 
-NEAR_IDENTICAL = 0.94  # cosine from which an image counts as the seed image again
-STEP = 0.002  # an image this close in cosine to the last one added is skipped
-TOP = 20
-SIZE = 6
-MAX_SHARED = 2  # images that two subsets may have in common ("filter … to avoid heavy overlap")
-PAIRS = ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0), (0, 2), (0, 3), (0, 4))  # by rank in the subset
 WIDTH = 96
 # The squared length of what all images have in common, as the non-negative features of a ResNet have. It lifts every
-# cosine: scenes of one slight edit fall under NEAR_IDENTICAL and stay in the gallery as distractors, without which
-# the nearest neighbour of a reference would too often be its target.
+# cosine: scenes of one slight edit count as near-identical and stay in the gallery as distractors, without which the
+# nearest neighbour of a reference would too often be its target.
 COMMON = 0.8
 BLOCK = 128  # first images whose similarities are computed at a time
 _WEIGHTS = {"shape": 0.8, "colour": 0.9, "texture": 0.55, "size": 0.5, "count": 0.6, "place": 0.6}
@@ -66,33 +61,12 @@ def scene_features(scenes: Sequence[Scene]) -> np.ndarray:
     return np.hstack([features, common]) / np.sqrt(1 + COMMON)
 
 
-def subset_of(cosine: np.ndarray, first: int) -> tuple[int, ...] | None:
-    """The subset that the procedure builds from image ``first``, in rank order, or None if it is discarded.
-
-    ``cosine`` [N] holds the similarity of every image to ``first``.
-    """
-    candidates = np.flatnonzero(cosine < NEAR_IDENTICAL)
-    candidates = candidates[candidates != first]
-    if len(candidates) > TOP:
-        floor = np.partition(cosine[candidates], len(candidates) - TOP)[len(candidates) - TOP]
-        candidates = candidates[cosine[candidates] >= floor]
-    order = candidates[np.argsort(-cosine[candidates], kind="stable")][:TOP]
-    members, last = [first], 1.0
-    for i in order:
-        if last - cosine[i] > STEP:
-            members.append(int(i))
-            last = float(cosine[i])
-            if len(members) == SIZE:
-                return tuple(members)
-    return None
-
-
 def subsets(features: np.ndarray, rng: random.Random) -> Generator[tuple[int, ...], bool, None]:
     """Subsets from all images as first image, in random order and without heavy overlap with those before.
 
     A subset counts for the overlap filter as soon as it is yielded, unless the consumer sends back ``False``.
     """
-    kept_by_image: dict[int, list[set[int]]] = {}
+    overlap = Overlap()
     firsts = list(range(len(features)))
     rng.shuffle(firsts)
     for start in range(0, len(firsts), BLOCK):
@@ -101,13 +75,8 @@ def subsets(features: np.ndarray, rng: random.Random) -> Generator[tuple[int, ..
         cosines = np.round(features[block] @ features.T, 9)
         for first, cosine in zip(block, cosines, strict=True):
             members = subset_of(cosine, first)
-            if members is None:
-                continue
-            chosen = set(members)
-            earlier = [other for i in members for other in kept_by_image.get(i, ())]
-            if any(len(chosen & other) > MAX_SHARED for other in earlier):
+            if members is None or overlap.heavy(members):
                 continue
             accepted = yield members
             if accepted is not False:
-                for i in members:
-                    kept_by_image.setdefault(i, []).append(chosen)
+                overlap.keep(members)

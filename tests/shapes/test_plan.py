@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neucore_xl.data.subsets.procedure import MAX_SHARED, PAIRS, PAPER, SIZE
 from neucore_xl.errors import UserError
 from neucore_xl.shapes.claims import holds
 from neucore_xl.shapes.difference import difference
@@ -17,17 +18,7 @@ from neucore_xl.shapes.edits import corpus
 from neucore_xl.shapes.plan import MINIMUM, Plan, plan_split
 from neucore_xl.shapes.scene import Palette
 from neucore_xl.shapes.statements import MAX_STATEMENTS
-from neucore_xl.shapes.subsets import (
-    MAX_SHARED,
-    NEAR_IDENTICAL,
-    PAIRS,
-    SIZE,
-    STEP,
-    TOP,
-    scene_features,
-    subset_of,
-    subsets,
-)
+from neucore_xl.shapes.subsets import scene_features, subsets
 
 
 @pytest.fixture(scope="module")
@@ -70,22 +61,6 @@ def test_no_other_member_fits_the_statements(seed: int) -> None:
         assert q.reference_rank not in q.near
 
 
-def test_the_procedure_on_known_similarities() -> None:
-    # Supplement D, figure 5: 0.9981 is near-identical, 0.8488 lies within 0.002 of 0.8490.
-    cosine = np.array([1.0, 0.9981, 0.8691, 0.8663, 0.8603, 0.8490, 0.8488, 0.8456, 0.8435])
-    assert subset_of(cosine, 0) == (0, 2, 3, 4, 5, 7)
-    assert subset_of(cosine[:7], 0) is None  # a sixth image cannot be added
-    shuffled = np.random.default_rng(1).permutation(9)
-    assert subset_of(cosine[shuffled], int(np.flatnonzero(shuffled == 0)[0])) == tuple(
-        int(np.flatnonzero(shuffled == i)[0]) for i in (0, 2, 3, 4, 5, 7)
-    )
-
-
-def test_only_the_next_twenty_are_looked_at() -> None:
-    tied = np.concatenate([[1.0], np.full(TOP, 0.9), [0.8, 0.7, 0.6, 0.5, 0.4]])
-    assert subset_of(tied, 0) is None
-
-
 def test_subsets_keep_the_rules() -> None:
     features = scene_features(corpus("s", Palette(), 400, set()))
     assert np.allclose(np.linalg.norm(features, axis=1), 1)
@@ -93,8 +68,8 @@ def test_subsets_keep_the_rules() -> None:
     assert len(found) > 20
     for members in found:
         cosine = features[list(members)] @ features[members[0]]
-        assert (cosine[1:] < NEAR_IDENTICAL).all()
-        assert (np.diff(cosine) < -STEP + 1e-8).all()
+        assert (cosine[1:] < PAPER.near_identical).all()
+        assert (np.diff(cosine) < -PAPER.step + 1e-8).all()
     for a in range(len(found)):
         for b in range(a):
             assert len(set(found[a]) & set(found[b])) <= MAX_SHARED

@@ -10,11 +10,10 @@ from typing import Any
 from neucore_xl.data.cirr import Row, parse_row
 from neucore_xl.data.doctor.kinds import Irregular, shorten, text_kinds
 from neucore_xl.data.doctor.rows import Found, examine_rows, members_not_listed
+from neucore_xl.data.subsets.procedure import PAIRS
 from neucore_xl.errors import UserError
 
-# The nine pairs of a subset by rank (figures 6 and 7 of the CIRR paper): a closed loop, and three more from the first.
-LOOP = ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0))
-RANK_PAIRS = frozenset((*LOOP, (0, 2), (0, 3), (0, 4)))
+RANK_PAIRS = frozenset(PAIRS)
 QUESTIONS = ("0", "1", "2", "3")
 
 _CODE = re.compile(r"\[(c|cr0|cr1)\] \S.*")

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from neucore_xl.data import cirr
-from neucore_xl.data.doctor.rows_cirr import LOOP, QUESTIONS
+from neucore_xl.data.doctor.rows_cirr import QUESTIONS
 from neucore_xl.data.doctor.statistics import mean_words, percent
+from neucore_xl.data.subsets.procedure import LOOP
 
 if TYPE_CHECKING:
     from rich.console import Console
