@@ -188,17 +188,27 @@ def decoded(pixels: PixelInputs, names: Sequence[str], batch_size: int, workers:
     ``workers`` processes decode; 0, or a single batch, decodes here. Raises ``UserError`` naming the first file that
     cannot be decoded.
     """
-    loader = torch.utils.data.DataLoader(
+    for batch, errors in decoded_or_not(pixels, names, batch_size, workers):
+        for error in errors.values():
+            raise error
+        yield batch
+
+
+def decoded_or_not(
+    pixels: PixelInputs, names: Sequence[str], batch_size: int, workers: int
+) -> Iterator[tuple[Tensor, dict[int, UserError]]]:
+    """As ``decoded``, but a file that cannot be decoded stops nothing.
+
+    Yields, of every ``batch_size`` names, the pixels of those that can be decoded, and the positions of the others
+    among them with their errors.
+    """
+    yield from torch.utils.data.DataLoader(
         _Pictures(pixels, names),
         batch_size=batch_size,
         num_workers=workers if len(names) > batch_size else 0,
-        collate_fn=_stack_or_error,
+        collate_fn=_apart,
         worker_init_fn=_one_thread,
     )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
 
 
 class _Pictures(torch.utils.data.Dataset):
@@ -218,11 +228,11 @@ class _Pictures(torch.utils.data.Dataset):
             return error
 
 
-def _stack_or_error(items: list[Tensor | UserError]) -> Tensor | UserError:
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-    return torch.stack([i for i in items if isinstance(i, Tensor)])
+def _apart(items: list[Tensor | UserError]) -> tuple[Tensor, dict[int, UserError]]:
+    """The pixels of a batch, stacked, and its errors by position."""
+    pixels = [item for item in items if isinstance(item, Tensor)]
+    errors = {i: item for i, item in enumerate(items) if isinstance(item, UserError)}
+    return torch.stack(pixels) if pixels else torch.empty(0), errors
 
 
 def _one_thread(worker: int) -> None:

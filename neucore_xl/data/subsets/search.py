@@ -114,19 +114,23 @@ def _candidates(matrix: Tensor, firsts: Tensor, rule: Rule, chunk: int) -> tuple
 
     -inf where there are fewer. Of equal cosines the earlier row comes first.
     """
-    queries, limit = matrix[firsts], rule.near_identical
-    cosines = matrix.new_empty(len(firsts), 0)
-    columns = firsts.new_empty(len(firsts), 0)
+    queries, top = matrix[firsts], rule.top
+    cosines = matrix.new_full((len(firsts), top), -torch.inf)
+    columns = firsts.new_zeros(len(firsts), top)
     for low in range(0, len(matrix), chunk):
         scores = queries @ matrix[low : low + chunk].T
-        scores.masked_fill_(scores >= limit, -torch.inf)
         own = ((firsts >= low) & (firsts < low + chunk)).nonzero().squeeze(1)
         scores[own, firsts[own] - low] = -torch.inf
-        values, places = _largest(scores, rule.top)
+        # the more chunks went by, the fewer first images find anything better
+        rows = (scores.amax(1) > cosines[:, -1]).nonzero().squeeze(1)
+        if len(rows) < len(scores):
+            scores = scores[rows]
+        scores.masked_fill_(scores >= rule.near_identical, -torch.inf)
+        values, places = _largest(scores, top)
         # those of earlier chunks stand in front, and a stable sort leaves them there
-        cosines, order = torch.cat([cosines, values], 1).sort(dim=1, descending=True, stable=True)
-        columns = torch.cat([columns, places + low], 1).gather(1, order)
-        cosines, columns = cosines[:, : rule.top], columns[:, : rule.top]
+        values, order = torch.cat([cosines[rows], values], 1).sort(dim=1, descending=True, stable=True)
+        cosines[rows] = values[:, :top]
+        columns[rows] = torch.cat([columns[rows], places + low], 1).gather(1, order)[:, :top]
     return cosines, columns
 
 
