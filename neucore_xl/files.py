@@ -186,8 +186,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = temporary_folder(path.parent)
     try:
         yield temporary
-        for file in temporary.iterdir():
-            sync_file(file)
+        for entry in temporary.rglob("*"):
+            if not entry.is_symlink():
+                (sync_folder if entry.is_dir() else sync_file)(entry)
         publish(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

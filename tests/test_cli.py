@@ -47,6 +47,7 @@ def test_the_commands_are_those_that_others_rely_on():
         "config list",
         "config reference",
         "data doctor",
+        "data subsets",
         "data generate shapes",
         "prepare sequences",
         "submission check",

@@ -134,6 +134,15 @@ def test_a_new_folder_replaces_the_old_one(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
+def test_a_new_folder_may_hold_folders_and_links(tmp_path: Path) -> None:
+    with files.new_folder(tmp_path / "x") as folder:
+        (folder / "a" / "b").mkdir(parents=True)
+        (folder / "a" / "b" / "c").write_text("deep")
+        (folder / "elsewhere").symlink_to(tmp_path, target_is_directory=True)
+        (folder / "nowhere").symlink_to("nothing")
+    assert (tmp_path / "x" / "elsewhere" / "x" / "a" / "b" / "c").read_text() == "deep"
+
+
 @pytest.mark.parametrize("array", [np.arange(100_003.0), np.zeros((0, 3), np.float32), np.ones((5, 4))[:, ::2]])
 def test_arrays_written_plainly_read_back(tmp_path: Path, array: np.ndarray) -> None:
     with files.plain_writer(tmp_path / "a.npy") as file:

@@ -1,4 +1,4 @@
-"""``neucore-xl data``: examine annotations and images, or generate a benchmark."""
+"""``neucore-xl data``: examine annotations and images, generate a benchmark, or begin one of your own pictures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import typer
 
 from neucore_xl import terminal
 from neucore_xl.cli import numbers
+from neucore_xl.cli.subsets import subsets
 
-app = typer.Typer(help="Examine data, or generate a benchmark.", no_args_is_help=True)
+app = typer.Typer(help="Examine data, generate a benchmark, or begin your own.", no_args_is_help=True)
 generators = typer.Typer(help="Generate a benchmark.", no_args_is_help=True)
 app.add_typer(generators, name="generate")
 
@@ -67,3 +68,6 @@ def shapes(
     else:
         rate = sum(summary.images.values()) / max(summary.seconds, 1e-9)
         terminal.say(f"{summary.files} files in {out}, {summary.seconds:.1f} s ({rate:.0f} images a second)")
+
+
+app.command()(subsets)

@@ -67,7 +67,7 @@ def _image_map(root: Path, split: str, images: dict[str, Any], findings: Finding
             names = tuple(name for name, other in listed.items() if other == path)
             findings.clashes.append(Clash("one-file", f"{where}: {', '.join(names)} are one file", names))
     for name, path in listed.items():
-        if path.stem != name:
+        if name not in (path.stem, path.relative_to(root / "img_raw").as_posix()):
             findings.clashes.append(Clash("other-name", f"{where}: {name} lies in a file called {path.name}", (name,)))
     return listed
 
