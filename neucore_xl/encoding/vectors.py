@@ -46,7 +46,7 @@ class PictureVectors:
     def __init__(self, settings: Settings, backbone: Backbone, paths: Mapping[str, Path], device: torch.device) -> None:
         transform = backbone.transform(settings.data.target_pad)
         self._settings, self._backbone, self._device = settings, backbone.to(device).eval(), device
-        self._pixels = PixelInputs(paths, transform, backbone.tokenizer)
+        self._paths, self._transform = paths, transform
         names = fingerprint("vectors", VERSION, backbone.fingerprint("image"), transform.fingerprint())
         self.store = Store(cache_root(settings.train) / "features" / f"vectors-{names}")
         self.keys: dict[str, str] = {}  # of the names that can be read
@@ -96,7 +96,9 @@ class PictureVectors:
     ) -> Iterator[tuple[list[str], _Chunk]]:
         size, workers = self._settings.evaluation.batch_size, self._settings.data.workers
         names = [by_key[key] for key in keys]
-        batches = decoded_or_not(self._pixels, names, size, workers) if names else iter(())
+        # of these alone: processes that decode are given the paths
+        pixels_of = PixelInputs({name: self._paths[name] for name in names}, self._transform, self._backbone.tokenizer)
+        batches = decoded_or_not(pixels_of, names, size, workers) if names else iter(())
         for number, (pixels, errors) in enumerate(batches):
             part = keys[number * size : (number + 1) * size]
             failed |= {part[i]: str(error) for i, error in errors.items()}
