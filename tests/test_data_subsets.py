@@ -96,6 +96,9 @@ def test_a_folder_of_weights_needs_no_word_about_them(
         (["pictures", "out", "backbon.name=x"], "backbone"),
         (["pictures", "out", "--subsets", "0"], "--subsets"),
         (["pictures", "out", "--top", "4"], "--top"),
+        (["pictures", "out", "--seed", "-1"], "--seed"),
+        (["pictures", "out", "--seed", "1" * 30], "--seed"),
+        (["pictures", "out", "--step", "nan"], "step"),
         (["empty", "out"], "0 pictures are below empty, and a subset takes 6"),
     ],
 )

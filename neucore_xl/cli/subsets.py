@@ -30,11 +30,14 @@ def subsets(
         str | None, typer.Option(help="Its weights: as backbone.pretrained.", show_default=False)
     ] = None,
     number: Annotated[
-        int | None, typer.Option("--subsets", min=1, help="How many, over all splits; all that there are without it.")
+        int | None,
+        typer.Option(
+            "--subsets", min=1, max=10_000_000, help="How many, over all splits; without it all that there are."
+        ),
     ] = None,
     val: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of pictures and subsets for val.")] = 0.1,
     test: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of pictures and subsets for test1.")] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, help="Deals pictures to splits and picks first images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Deals pictures and picks first images.")] = 0,
     near_identical: Annotated[
         float, typer.Option(min=-1.0, max=2.0, help="Cosine from which an image is the first one again.")
     ] = 0.94,

@@ -45,7 +45,7 @@ def found(vectors: np.ndarray, rule: Rule, **sizes: int) -> list[list[int] | Non
 
 
 # Products of multiples of 1/16 are exact in fp32, so that equal cosines are equal in both implementations.
-grids = st.integers(1, 40).flatmap(
+grids = st.integers(1, 30).flatmap(
     lambda n: st.lists(st.tuples(*[st.integers(-9, 9)] * 3), min_size=n, max_size=n).map(
         lambda rows: np.array(rows, np.float32) / 16
     )
@@ -59,7 +59,7 @@ rules = st.builds(
 )
 
 
-@given(grids, rules, st.integers(1, 7), st.integers(1, 50))
+@given(grids, rules, st.integers(1, 7), st.integers(1, 40))
 def test_the_search_is_the_slow_procedure(vectors: np.ndarray, rule: Rule, block: int, chunk: int):
     expected = [slow_subset(vectors, first, rule) for first in range(len(vectors))]
     assert found(vectors, rule, block=block, chunk=chunk) == expected
