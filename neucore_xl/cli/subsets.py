@@ -44,7 +44,7 @@ def subsets(
     step: Annotated[
         float, typer.Option(min=0.0, max=2.0, help="An image this close in cosine to the last one added is skipped.")
     ] = 0.002,
-    top: Annotated[int, typer.Option(min=5, max=4096, help="Most similar images that are looked at.")] = 20,
+    top: Annotated[int, typer.Option(min=5, max=1000, help="Most similar images that are looked at.")] = 20,
     distinct: Annotated[
         bool, typer.Option("--distinct", help="Skip what is near-identical to any member, not to the first alone.")
     ] = False,

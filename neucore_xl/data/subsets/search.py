@@ -152,16 +152,16 @@ def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _rows(matrix: Tensor, firsts: Tensor, cosines: Tensor, columns: Tensor, rule: Rule) -> np.ndarray:
-    among = None
-    if rule.distinct:
-        candidates = matrix[columns]
-        among = (candidates @ candidates.transpose(1, 2)).tolist()
     rows = np.full((len(firsts), SIZE), -1, np.int32)
     rows[:, 0] = firsts.cpu().numpy()
     there = (cosines > -torch.inf).sum(1).tolist()
     places = columns.cpu().numpy()
     for i, values in enumerate(cosines.tolist()):
-        added = greedy(values[: there[i]], rule, None if among is None else among[i])
+        among = None
+        if rule.distinct:
+            candidates = matrix[columns[i, : there[i]]]
+            among = (candidates @ candidates.T).tolist()
+        added = greedy(values[: there[i]], rule, among)
         if added is not None:
             rows[i, 1:] = places[i, added]
     return rows
