@@ -70,6 +70,17 @@ def test_a_folder_of_pictures_becomes_annotations_to_fill_in(
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
 
+def test_fewer_subsets_than_were_asked_for_are_said(
+    pictures: Path, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert (
+        run("data", "subsets", pictures, tmp_path / "out", *options, "--subsets", 400, "--test", 0, "--val", 0.25) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("train: ") and " of 300, no more can be formed, " in line]
+    assert [line for line in lines if line.startswith("val: ") and " of 100, no more can be formed, " in line]
+
+
 def test_a_backbone_that_is_unknown_gets_the_nearest_name(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -58,27 +58,30 @@ def subsets(
 
     from neucore_xl.data.subsets.draft import RECORD, check_free
     from neucore_xl.data.subsets.folder import pictures_below
+    from neucore_xl.data.subsets.plan import Plan
     from neucore_xl.data.subsets.procedure import Rule
 
     check_free(out, images)
     pictures = pictures_below(images)
+    plan = Plan(number, val, test, seed, Rule(near_identical, step, top, distinct), max_shared)
+    plan.check(len(pictures.names), f"{len(pictures.names)} pictures are below {images}")
 
     import torch
 
-    from neucore_xl.encoding.similar import Plan, make_subsets
+    from neucore_xl.encoding.similar import make_subsets
     from neucore_xl.models.backbone import build_backbone
     from neucore_xl.parallel.device import resolve_device
 
-    plan = Plan(number, val, test, seed, Rule(near_identical, step, top, distinct), max_shared)
-    plan.check(len(pictures.names), f"{len(pictures.names)} pictures are below {images}")
     device = resolve_device(settings.train.device)
     torch.manual_seed(settings.train.seed)  # towers without weights are random, and the same every time
     made = make_subsets(pictures, out, settings, build_backbone(settings.backbone).to(device), plan)
     _say_left_out(made.skipped, pictures.others, out / RECORD)
     for split in made.chosen:
         c = made.counts(split)
+        wanted = c["subsets"] if number is None else plan.dealt(number)[split]
+        of_them = f" of {wanted}, no more can be formed" if c["subsets"] < wanted else ""
         terminal.say(
-            f"{split}: {c['subsets']} subsets, {c['pairs']} pairs, {c['images']} images "
+            f"{split}: {c['subsets']} subsets{of_them}, {c['pairs']} pairs, {c['images']} images "
             f"({c['first_images_tried']} first images: {c['discarded']} discarded, {c['overlapping']} overlapping)"
         )
     terminal.say(f"write every `caption` in {out / 'captions'}, then: neucore-xl data doctor cirr {out}")

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from neucore_xl.config.schema import Settings
 from neucore_xl.data.subsets.draft import Chosen, write_draft
 from neucore_xl.data.subsets.folder import Pictures
 from neucore_xl.data.subsets.journal import Journal
-from neucore_xl.data.subsets.procedure import MAX_SHARED, PAPER, SIZE, Rule
+from neucore_xl.data.subsets.plan import Plan
+from neucore_xl.data.subsets.procedure import SIZE, Rule
 from neucore_xl.data.subsets.search import Drawn, draw_subsets
 from neucore_xl.encoding.cache import cache_root
 from neucore_xl.encoding.vectors import PictureVectors
@@ -27,46 +27,6 @@ from neucore_xl.models.backbone import Backbone
 from neucore_xl.progress import track
 
 VERSION = 1  # raised whenever the same pictures and plan give other subsets
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is asked for: ``number`` of subsets over all splits (None: as many as there are), the shares of pictures
-    and of subsets that go to ``val`` and ``test``, how the rest is chosen."""
-
-    number: int | None = None
-    val: float = 0.1
-    test: float = 0.1
-    seed: int = 0
-    rule: Rule = PAPER
-    max_shared: int = MAX_SHARED
-
-    def dealt(self, count: int) -> dict[str, int]:
-        """How many of ``count`` things go to each split that gets any; of few things each gets one at least."""
-        shares = {"val": self.val, "test1": self.test}
-        parts = {split: max(1, round(count * share)) for split, share in shares.items() if share > 0}
-        return {"train": count - sum(parts.values()), **parts}
-
-    def check(self, pictures: int, what: str) -> None:
-        """Raises ``UserError`` beginning with ``what`` unless so many pictures and subsets can be dealt to splits."""
-        if any(map(isnan, (self.val, self.test, self.rule.near_identical, self.rule.step))):
-            raise UserError("nan is no number: give --val, --test, --near-identical and --step as numbers.")
-        if self.val + self.test >= 1:
-            raise UserError(f"--val {self.val} and --test {self.test} leave nothing for train; make them smaller.")
-        if pictures < SIZE:
-            raise UserError(f"{what}, and a subset takes {SIZE}; give a folder of more pictures.")
-        few = {split: count for split, count in self.dealt(pictures).items() if count < SIZE}
-        if few:
-            split, count = next(iter(few.items()))
-            raise UserError(
-                f"{what}, which leaves {count} for {split}, and a subset takes {SIZE}; give more pictures, or another "
-                "--val and --test (0: no such split)."
-            )
-        if self.number is not None and min(self.dealt(self.number).values()) < 1:
-            raise UserError(
-                f"--subsets {self.number} is less than one subset for each of {', '.join(self.dealt(9))}; ask for "
-                "more, or pass --val 0 or --test 0."
-            )
 
 
 @dataclass(frozen=True)

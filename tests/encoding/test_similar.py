@@ -13,10 +13,11 @@ from neucore_xl.config.schema import Settings
 from neucore_xl.data.cirr import read_split
 from neucore_xl.data.subsets.draft import RECORD
 from neucore_xl.data.subsets.folder import pictures_below
+from neucore_xl.data.subsets.plan import Plan
 from neucore_xl.data.subsets.procedure import Rule, subset_of
 from neucore_xl.encoding import similar
 from neucore_xl.encoding.cache import cache_root
-from neucore_xl.encoding.similar import Made, Plan, make_subsets
+from neucore_xl.encoding.similar import Made, make_subsets
 from neucore_xl.encoding.vectors import PictureVectors
 from neucore_xl.errors import UserError
 from neucore_xl.models.backbone import Backbone
@@ -144,29 +145,3 @@ def test_too_few_readable_pictures_are_one_sentence(
         (few / f"cut-{i}.png").write_bytes(b"\x89PNG")
     with pytest.raises(UserError, match=r"4 pictures below .* can be read \(4 cannot\), and a subset takes 6"):
         make(few, tmp_path / "out", settings, backbone, Plan(val=0, test=0))
-
-
-@pytest.mark.parametrize(
-    ("plan", "pictures", "said"),
-    [
-        (Plan(val=0, test=0), 5, "5 are there, and a subset takes 6; give a folder of more pictures"),
-        (Plan(), 40, "which leaves 4 for val, and a subset takes 6"),
-        (Plan(val=0.5, test=0.4), 20, "which leaves 2 for train"),
-        (Plan(val=0, test=0.01), 500, "which leaves 5 for test1"),
-        (Plan(val=0.5, test=0.5), 1000, "leave nothing for train"),
-        (Plan(number=2), 1000, "less than one subset for each of train, val, test1"),
-        (Plan(number=1, val=0.1, test=0), 1000, "less than one subset for each of train, val;"),
-        (Plan(val=float("nan")), 1000, "nan is no number"),
-        (Plan(rule=Rule(step=float("nan"))), 1000, "nan is no number"),
-    ],
-)
-def test_plans_that_cannot_be_done_are_refused_before_work(plan: Plan, pictures: int, said: str):
-    with pytest.raises(UserError, match=said):
-        plan.check(pictures, f"{pictures} are there")
-
-
-def test_a_plan_that_can_be_done_passes():
-    Plan(val=0, test=0, number=1).check(6, "")
-    Plan().check(60, "")
-    assert Plan().dealt(60) == {"train": 48, "val": 6, "test1": 6}
-    assert Plan(number=3).dealt(3) == {"train": 1, "val": 1, "test1": 1}

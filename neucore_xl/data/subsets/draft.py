@@ -60,6 +60,9 @@ def check_free(out: Path, images: Path) -> None:
         raise UserError(f"{out} is a file; name a folder to write into.")
     if images.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"{out} lies within the image folder {images}; name a folder beside it.")
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    if not os.access(there, os.W_OK):  # hours before the files are written
+        raise UserError(f"no permission to make {out} in {there}: choose a folder that you may write to.")
 
 
 def write_draft(out: Path, images: Path, splits: Mapping[str, Chosen], record: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,11 @@ def test_an_output_folder_that_is_taken_is_refused(tmp_path: Path, images: Path,
     empty.mkdir()
     with pytest.raises(UserError, match="lies within the image folder"):
         check_free(empty, empty)
+
+
+def test_a_place_that_refuses_writing_is_refused_before_the_work(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
+    with pytest.raises(UserError, match=f"no permission to make .*out in {tmp_path}: choose"):
+        check_free(tmp_path / "deep" / "out", images)
