@@ -109,7 +109,9 @@ def test_a_folder_of_weights_needs_no_word_about_them(
         (["pictures", "out", "--top", "4"], "--top"),
         (["pictures", "out", "--seed", "-1"], "--seed"),
         (["pictures", "out", "--seed", "1" * 30], "--seed"),
-        (["pictures", "out", "--step", "nan"], "step"),
+        (["pictures", "out", "--step", "nan"], "--step"),
+        (["pictures", "out", "--near-identical", "nan"], "--near-identical"),
+        (["pictures", "out", "--val", "nan"], "--val"),
         (["empty", "out"], "0 pictures are below empty, and a subset takes 6"),
     ],
 )

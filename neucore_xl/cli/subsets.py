@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neucore_xl import terminal
+from neucore_xl.cli import numbers
 
 if TYPE_CHECKING:  # help needs no settings
     from neucore_xl.config.schema import Settings
@@ -32,17 +33,30 @@ def subsets(
     number: Annotated[
         int | None,
         typer.Option(
-            "--subsets", min=1, max=10_000_000, help="How many, over all splits; without it all that there are."
+            "--subsets", min=1, max=numbers.IMAGES, help="How many, over all splits; without it all that there are."
         ),
     ] = None,
-    val: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of pictures and subsets for val.")] = 0.1,
-    test: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of pictures and subsets for test1.")] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Deals pictures and picks first images.")] = 0,
+    val: Annotated[
+        float, typer.Option(min=0.0, max=0.9, callback=numbers.no_nan, help="Share of pictures and subsets for val.")
+    ] = 0.1,
+    test: Annotated[
+        float, typer.Option(min=0.0, max=0.9, callback=numbers.no_nan, help="Share of pictures and subsets for test1.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, max=numbers.SEED, help="Deals pictures and picks first images.")] = 0,
     near_identical: Annotated[
-        float, typer.Option(min=-1.0, max=2.0, help="Cosine from which an image is the first one again.")
+        float,
+        typer.Option(
+            min=-1.0, max=2.0, callback=numbers.no_nan, help="Cosine from which an image is the first one again."
+        ),
     ] = 0.94,
     step: Annotated[
-        float, typer.Option(min=0.0, max=2.0, help="An image this close in cosine to the last one added is skipped.")
+        float,
+        typer.Option(
+            min=0.0,
+            max=2.0,
+            callback=numbers.no_nan,
+            help="An image this close in cosine to the last one added is skipped.",
+        ),
     ] = 0.002,
     top: Annotated[int, typer.Option(min=5, max=1000, help="Most similar images that are looked at.")] = 20,
     distinct: Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isnan
 
 from neucore_xl.data.subsets.procedure import MAX_SHARED, PAPER, SIZE, Rule
 from neucore_xl.errors import UserError
@@ -29,8 +28,6 @@ class Plan:
 
     def check(self, pictures: int, what: str) -> None:
         """Raises ``UserError`` beginning with ``what`` unless so many pictures and subsets can be dealt to splits."""
-        if any(map(isnan, (self.val, self.test, self.rule.near_identical, self.rule.step))):
-            raise UserError("nan is no number: give --val, --test, --near-identical and --step as numbers.")
         if self.val + self.test >= 1:
             raise UserError(f"--val {self.val} and --test {self.test} leave nothing for train; make them smaller.")
         if pictures < SIZE:
