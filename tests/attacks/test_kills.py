@@ -89,8 +89,9 @@ class Training:
 def test_twenty_kills_change_no_loss(way: str, tiny_data: Path, forks: Forks, tmp_path: Path) -> None:
     """Dropout, trained towers and checkpoints every other step are on; under ZeRO-2 two processes share the work.
 
-    Slow: twenty-two starts and the steps between them, two and a half minutes of a core for both ways. One process and one kill (``tests/training/test_run.py``)
-    cannot show that no moment is a bad one: many of the kills fall into a save.
+    Slow: twenty-two starts and the steps between them, two and a half minutes of a core for both ways. One run that
+    is broken off once (``tests/training/test_run.py``) cannot show that no moment is a bad one: some of the kills
+    fall into a save.
     """
     ranks, more = WAYS[way]
     words = [str(tiny_data / "recipe.yaml"), *tiny_run(tiny_data, tmp_path / "cache"), *SAME, *more]
