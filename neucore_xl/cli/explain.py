@@ -92,6 +92,7 @@ def _look_up(path: Path, text: str) -> tuple[str, FusionSequence, dict[str, Any]
     from neucore_xl.language.sequence_file import read_sequences
 
     held = read_sequences(path)
+    text = text.encode("utf-8", "replace").decode("utf-8")  # half characters, as the file's reader has them
     same = [t for t in held.by_text if t == text] or [t for t in held.by_text if t.strip() == text.strip()]
     if not same:
         raise UserError(

@@ -11,8 +11,8 @@ import neucore_xl.train as train_module
 from neucore_xl import preflight
 from neucore_xl.ablation.plan import planned_runs
 from neucore_xl.cli import main
-from neucore_xl.config.load import load_settings
-from neucore_xl.config.schema import DataSettings
+from neucore_xl.config.load import dump_yaml, load_settings
+from neucore_xl.config.schema import DataSettings, Settings
 from neucore_xl.data.datasets import open_from_settings
 from neucore_xl.data.settings import check_dataset, job_settings
 from neucore_xl.errors import UserError
@@ -90,7 +90,7 @@ def test_the_evaluation_scripts_name_the_nearest_dataset(
     for name in ("cirr", "fashion_iq", "scores"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("{}\n")
+    (tmp_path / "run" / "config.yaml").write_text(dump_yaml(Settings()))
     entry = __import__(script).main
     with pytest.raises(UserError, match="did you mean fashion-iq"):
         entry(["--run", str(tmp_path / "run"), "--data", str(tmp_path), "--out", str(tmp_path / "out"), OVERRIDE])
