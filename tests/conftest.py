@@ -27,10 +27,12 @@ pytest_plugins = ["tests.support.forks", "tests.support.small_cirr", "tests.supp
 LONGEST = (
     "distributed/test_parity.py",
     "distributed/test_jobs.py",
+    "attacks/test_kills.py",
     "test_recipes.py",
     "sizing/test_plan.py",
     "sizing/test_plan_states.py",
     "runs/checkpoints/test_sharded_resume.py",
+    "attacks/test_servers.py",
 )
 
 

@@ -33,8 +33,12 @@ def dry(name: str) -> str:
     return shown.getvalue()
 
 
-@pytest.mark.parametrize("name", [n for n in RECIPE_NAMES if n not in LARGE])
+MEDIUM = [pytest.param(n, marks=pytest.mark.slow) if "l14" in n else n for n in RECIPE_NAMES if n not in LARGE]
+
+
+@pytest.mark.parametrize("name", MEDIUM)
 def test_a_recipe_runs_dry(name: str) -> None:
+    """Slow for L/14: seven seconds; its own size, strategy and micro-batch are what is asked."""
     assert "recommended: plain" in dry(name)
 
 

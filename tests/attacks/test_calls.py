@@ -1,6 +1,8 @@
 """Wrong calls of every command and script: exit code 2, a sentence that names what is wrong, no trace, nothing written.
 
 All run in this process, through the functions that the entry points call.
+
+Slow: half a minute, a few hundredths of a second a call; no call stands for another.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import pytest
 from neucore_xl import train as train_module
 from neucore_xl.cli import main
 from neucore_xl.evaluation.result import Result
+
+pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HALF = os.fsdecode(b"\xff")  # what Python makes of a byte that is not UTF-8

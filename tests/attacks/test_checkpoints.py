@@ -20,7 +20,7 @@ from neucore_xl.runs.folder import RunFolder
 from tests.support.damage import DAMAGES, MANIFESTS, as_json, damage
 from tests.support.saving import save_weights
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(60)
 IDENTITY = Identity("neucore-xl", "b" * 64, "v" * 64)
 FILES = ("manifest.json", "model.safetensors", "training.pt")
 

@@ -12,7 +12,7 @@ from neucore_xl.errors import UserError
 from neucore_xl.training.journal import RunLog, read_log
 from tests.support.damage import DEEP, NUMBER, SPECIAL, damage
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(60)
 BAD: dict[str, bytes] = {
     "blank": b"",
     "blanks": b"   ",

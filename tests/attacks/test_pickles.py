@@ -1,6 +1,8 @@
 """Foreign runs whose files are pickles that run code, or of another form: nothing runs, one sentence names the file.
 
 A plain run becomes a sharded one by its manifest alone, with right checksums; every reader of checkpoints is tried.
+
+Slow: half a minute; shards of every ZeRO stage are made by real engines, and read by DeepSpeed's own code.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ from neucore_xl.runs.system import assemble, load_run
 from tests.support.forks import Forks
 from tests.support.saving import save_weights
 from tests.support.small_cirr import TOWERS, validate, write_cirr
+
+pytestmark = pytest.mark.slow
 
 STEP = "step-00000007"
 MODEL, MODEL_3 = "mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt"

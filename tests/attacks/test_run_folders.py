@@ -1,4 +1,7 @@
-"""Damaged run folders: going on and looking in work or say one sentence, and no good checkpoint and no log is lost."""
+"""Damaged run folders: going on and looking in work or say one sentence, and no good checkpoint and no log is lost.
+
+Slow: half a minute; each folder is asked by every command that reads one, and a training goes on from it.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from neucore_xl.training.run import train
 from tests.support.damage import SPECIAL, damage
 from tests.support.tiny_runs import tiny_run
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 LAST = "checkpoints/step-00000004"
 TEXTS = ("config.yaml", "environment.json", "vocabulary.json", "log.jsonl")
 POINTERS = ("checkpoints/latest.json", "checkpoints/best.json")

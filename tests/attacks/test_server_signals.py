@@ -1,4 +1,7 @@
-"""A signal while a server answers in its own way: planning ends at once, in one sentence, with all that is finished."""
+"""A signal while a server answers in its own way: planning ends at once, in one sentence, with all that is finished.
+
+Slow: half a minute; a signal needs a process of its own, and one that is waiting.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from tests.attacks.hostile import OK, Attack, Server, Talk, forever, good, servi
 from tests.attacks.test_servers import BAD_ANSWERS, TEXTS, planner
 from tests.support.forks import Forks, clean_environment
 from tests.support.small_cirr import SENTENCES, write_cirr
+
+pytestmark = pytest.mark.slow
 
 COMMAND = """
 import sys

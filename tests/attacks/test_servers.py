@@ -2,6 +2,8 @@
 
 Of a server that answers nothing else, one sentence tells before the work. Of one that so answers one sentence, the
 others are planned as if nothing had happened, and that one as the clause planner would.
+
+Slow: a minute, half of it in the pauses before a question is asked again, which belong to what is tested.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from neucore_xl.language.llm.work import Tally, merge, plan_pending
 from neucore_xl.language.sequence import check_sequence
 from neucore_xl.language.sequence_file import read_sequences
 from tests.attacks.hostile import OK, Attack, Talk, completion, forever, good, http, serving, steps_of
+
+pytestmark = pytest.mark.slow
 
 KEY = "sesame-0123456789"
 TEXTS = [f"make dog number {word} bigger" for word in ("one", "two", "three")]

@@ -53,7 +53,9 @@ def test_a_rehearsal_holds_what_a_real_step_holds(tiny: Tiny, freeze: str, more:
     assert rehearsal(settings).activations(3) == pytest.approx(real.peak, rel=0.02)
 
 
+@pytest.mark.slow
 def test_activations_grow_with_the_queries_and_shrink_where_less_is_kept(tiny: Tiny) -> None:
+    """Slow: nine seconds of rehearsing four steps; that bytes fall is seen only by counting both."""
     whole = rehearsal(tiny(TRAINED))
     assert whole.activations(4) < whole.activations(8) < 2.2 * whole.activations(4)
     assert rehearsal(tiny(TRAINED, "backbone.activation_checkpointing=true")).activations(8) < whole.activations(8)
@@ -109,7 +111,9 @@ def test_the_strategy_with_the_least_communication_that_fits_is_recommended(tiny
     )
 
 
+@pytest.mark.slow
 def test_the_next_strategy_is_recommended_where_whole_copies_do_not_fit(tiny: Tiny, tmp_path: Path) -> None:
+    """Slow: four seconds; the states must outweigh the buckets, which takes a wide model."""
     wide = tmp_path / "wide.json"  # enough parameters for its states to outweigh the buckets of the shipped files
     vision = {"image_size": 32, "layers": 3, "width": 1024, "head_width": 64, "patch_size": 16}
     text = {"context_length": 8, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 1}
@@ -133,7 +137,9 @@ def test_a_recipes_own_file_is_not_repeated_and_another_is_named(tiny: Tiny) -> 
     assert planned(settings, 1, 1, 80).rows[0].strategy == "plain"
 
 
+@pytest.mark.slow
 def test_where_nothing_fits_the_largest_micro_batch_that_does_is_named(tiny: Tiny) -> None:
+    """Slow: seven seconds of rehearsing a step at six sizes, which is what the search of the largest one does."""
     settings = tiny(TRAINED, "train.batch_size=64")
     at_one = planned(tiny(TRAINED, "train.batch_size=64", "train.micro_batch=8"), 1, 1, 80)
     memory = min(total(at_one, s) for s in ("plain", "zero2")) * 1.02 / 0.9e9
