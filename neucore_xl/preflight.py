@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neucore_xl import terminal
-from neucore_xl.errors import UserError
+from neucore_xl.errors import UserError, check_arguments
+from neucore_xl.parallel.ending import ended, hand_over
 
 if TYPE_CHECKING:
     from neucore_xl.config.schema import Settings
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
     from neucore_xl.parallel.world import World
 
 SAMPLE = 16  # pictures of a split that every node reads
+
+
+def _gibibytes(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):  # NaN neither
+        raise argparse.ArgumentTypeError(f"{text} is no size of a disk")
+    return value
 
 
 @dataclass(frozen=True)
@@ -44,16 +52,20 @@ class Finding:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check; returns the exit code. Wrong settings are one sentence on standard error."""
     terminal.prepare()
+    try:
+        check_arguments(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        return hand_over(ended(error))
     parser = argparse.ArgumentParser(prog="python -m neucore_xl.preflight", description="Check what a job needs.")
     parser.add_argument("recipe", help="name of a recipe, or path to a YAML file")
     parser.add_argument(
         "--run", "--run-dir", type=Path, required=True, metavar="DIR", help="run folder of the job; not created"
     )
-    parser.add_argument("--free-gib", type=float, default=5.0, help="least free disk for run and cache (default: 5)")
+    parser.add_argument(
+        "--free-gib", type=_gibibytes, default=5.0, help="least free disk for run and cache (default: 5)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the recipe")
     options = parser.parse_intermixed_args(arguments)
-
-    from neucore_xl.parallel.ending import ended, hand_over
 
     rank = 0
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,11 @@ def _too_many() -> str:
 def _upright(content: bytes) -> tuple[Image.Image, str]:
     """The decoded picture and the mode of its file; the decoder's own copy of the pixels is gone on return."""
     Image.init()
-    with Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN]) as file:
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # the caller's sentence says it
+        opened = Image.open(io.BytesIO(content), formats=formats)
+    with opened as file:
         width, height = file.size
         if max(width, height) > MAX_SIDE:
             raise _TooLarge(f"is {width:,} × {height:,} pixels, and no side may be longer than {MAX_SIDE:,}")

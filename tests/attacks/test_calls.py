@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from neucore_xl import preflight
 from neucore_xl import train as train_module
 from neucore_xl.cli import main
 from neucore_xl.evaluation.result import Result
@@ -400,3 +401,20 @@ def test_a_checkpoint_of_another_name(command: str, which: str, call: Call, plac
     words = ("checkpoint", command, "run", "--checkpoint", which)
     refused(call(*words, *(("--out", "new") if command == "export" else ())))
     assert held(place) == before
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "-1", "1e400", "²", "five"])
+def test_the_preflight_refuses_what_is_no_size_of_a_disk(
+    size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        preflight.main(["demo", "--run-dir", str(tmp_path / "run"), "--free-gib", size])
+    assert caught.value.code == 2
+    assert "--free-gib" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("argument", ["", "\udcff"])
+def test_the_preflight_refuses_what_is_no_argument(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert preflight.main(["demo", "--run-dir", argument]) == 2
+    assert "argument" in capsys.readouterr().err
