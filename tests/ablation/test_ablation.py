@@ -49,9 +49,11 @@ def test_wrong_calls(overrides: list[str], vary: list[str], seeds: int, said: st
         planned_runs("demo", overrides, vary, seeds, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_ablation_is_resumed_and_reports_pairs(
     tiny_data: Path, tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Slow: ten seconds of real runs; that finished ones are not made again is seen by making them."""
     recipe, out = str(tiny_data / "recipe.yaml"), tmp_path / "ablation"
     runs = planned_runs(recipe, [*tiny_overrides, "train.steps=2"], ["fusion.sequence=single,shuffled"], 2, out)
     assert [(r.variant.name, r.seed) for r in runs] == [("single", 0), ("shuffled", 0), ("single", 1), ("shuffled", 1)]

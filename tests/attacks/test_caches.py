@@ -393,7 +393,9 @@ print(len(asked))
 """
 
 
+@pytest.mark.slow
 def test_four_processes_heal_one_cache_once(filled: FeatureCache, tmp_path: Path, forks: Forks) -> None:
+    """Slow: eight seconds; four processes must meet at one damaged shard."""
     flip(shard_of(filled, "images") / "tokens.npy", first=128, count=2000)
     script = tmp_path / "fill.py"
     script.write_text(FILLER)
@@ -511,7 +513,9 @@ print(len(asked))
 """
 
 
+@pytest.mark.slow
 def test_four_processes_heal_one_table(table: Path, tmp_path: Path, forks: Forks) -> None:
+    """Slow: two seconds; four processes must meet at one damaged table."""
     table.write_bytes(b"")
     script = tmp_path / "read.py"
     script.write_text(SENTENCES)

@@ -160,9 +160,11 @@ PLACES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("content", CONTENTS)
 def test_a_damaged_file_is_named(tmp_path: Path, file: str, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Slow: eleven seconds, a twentieth of a second each; every file of a data set can be damaged in its own ways."""
     name, path = FILES[file]
     root = MADE[name](tmp_path / "data")
     raw(path, CONTENTS[content])(root)
@@ -319,8 +321,10 @@ ROWS: dict[str, tuple[str, Attack]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ROWS)
 def test_a_wrong_row_is_named(tmp_path: Path, attack: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Slow: six seconds, a twentieth of a second each; no wrong value stands for another."""
     name, spoil = ROWS[attack]
     root = MADE[name](tmp_path / "data")
     spoil(root)

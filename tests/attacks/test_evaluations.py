@@ -73,8 +73,10 @@ for number in range({ROUNDS}):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["unasked", "force"])
 def test_two_evaluations_into_one_folder_leave_one_of_them_whole(how: str, tmp_path: Path, forks) -> None:
+    """Slow: five seconds a way; two processes must meet in one folder."""
     script = tmp_path / "racer.py"
     script.write_text(RACER)
     racers = [forks.start([script, tmp_path, *names, how]) for names in (("a", "b"), ("b", "a"))]

@@ -64,11 +64,13 @@ def hashes(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_call_leaves_no_process_and_the_next_one_no_folder(
     start: Callable[..., Fork], tmp_path: Path, workers: int, number: signal.Signals
 ) -> None:
+    """Slow: five seconds; what a kill leaves behind is seen only by killing."""
     place = tmp_path / "place"
     place.mkdir()
     fork = start(place / "out", *MANY, "--workers", workers)
