@@ -28,6 +28,7 @@ LONGEST = (
     "distributed/test_parity.py",
     "distributed/test_jobs.py",
     "attacks/test_kills.py",
+    "evaluation/test_scripts.py",
     "test_recipes.py",
     "sizing/test_plan.py",
     "sizing/test_plan_states.py",

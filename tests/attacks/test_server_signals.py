@@ -23,8 +23,9 @@ from tests.support.small_cirr import SENTENCES, write_cirr
 pytestmark = pytest.mark.slow
 
 COMMAND = """
-import sys
+import signal, sys
 sys.path.insert(0, {root!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores Ctrl-C for what it starts with `&`
 from neucore_xl.cli import main
 main(sys.argv[1:])
 """

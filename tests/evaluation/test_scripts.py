@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from neucore_xl.config.load import dump_yaml
+from neucore_xl.config.schema import Settings
 from neucore_xl.data.datasets import open_split
 from neucore_xl.errors import UserError
 from neucore_xl.evaluation import submission
@@ -56,7 +58,7 @@ def test_help_imports_no_torch(name):
 def test_hidden_labels_and_missing_runs_are_one_sentence(shared, tmp_path):
     """Slow: three processes of their own, since the entry of each script turns errors into exit codes."""
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("model:\n  name: concat\n")
+    (tmp_path / "run" / "config.yaml").write_text(dump_yaml(Settings()))
     common = ("--run", tmp_path / "run", "--data", shared / "cirr", "--out", tmp_path / "out")
     done = script("cirr", *common, "--split", "test1", "--labels", "soft")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
