@@ -64,9 +64,9 @@ def serve(orders: int, news: int) -> dict[str, Any] | None:
                     _tell(news, number=running.pop(pid), code=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         if orders in ready:
             got = os.read(orders, 65_536)
-            if not got:
-                break
             *lines, rest = (rest + got).split(b"\n")
+            if not got or b"null" in lines:
+                break
             for line in lines:
                 order: dict[str, Any] = json.loads(line)
                 pid = os.fork()

@@ -173,7 +173,10 @@ class Forks:
             fork.begun.set()
 
     def stop(self) -> None:
-        os.close(self.orders)  # the server kills what it has forked, and ends
+        # The server kills what it has forked, and ends. Closing alone would not say so: a process that a test has
+        # forked and left behind (a worker that decodes pictures) has the pipe open as well.
+        os.write(self.orders, b"null\n")
+        os.close(self.orders)
         self.server.wait(PATIENCE)
 
 
