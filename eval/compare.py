@@ -7,7 +7,6 @@ The difference is A - B in percent points; queries are resampled in pairs, withi
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from rich.table import Table
 
     from neucore_xl.evaluation.compare import compare, load
-    from neucore_xl.evaluation.result import protocol_line, write_json
+    from neucore_xl.evaluation.result import protocol_line
+    from neucore_xl.files import output_json
 
     a, b = load(options.a), load(options.b)
     found = compare(
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if options.json is not None:
         record = {"a": str(options.a), "b": str(options.b), "measure": a.headline, **found.to_json()}
-        write_json(options.json, json.loads(json.dumps(record)), indent=2)
+        output_json(options.json, record)
 
 
 if __name__ == "__main__":

@@ -60,25 +60,6 @@ def translated(error: OSError, doing: str, where: Path) -> Exception:
     return error
 
 
-def regular(path: Path) -> os.stat_result | str:
-    """What the system says of the file ``path``, or, in words, what is in its place; ``UserError`` if it refuses."""
-    try:
-        found = os.stat(path)  # noqa: PTH116 (a Path of Python 3.13 reports loops of links in another way)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
-            return "is a link to itself" if error.errno == errno.ELOOP else "is missing"
-        raise refused(path, error) from error
-    if stat.S_ISDIR(found.st_mode):
-        return "is a folder, not a file"
-    return found if stat.S_ISREG(found.st_mode) else "is a pipe or a device, not a file"
-
-
-def refused(path: Path, error: OSError) -> UserError:
-    """What to say where the system does not let ``path`` be read, which is no damage: nothing is to be given up."""
-    why = error.strerror or str(error)
-    return UserError(f"{path} cannot be read ({why}): nothing was changed; mend the disk or the permissions first.")
-
-
 @contextmanager
 def plain_writer(path: Path) -> Iterator[PlainWriter]:
     """A file for libraries that write to file objects, and the operating system's own error if that fails.
@@ -172,8 +153,25 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by ``value`` as indented JSON, in one step; what JSON does not know becomes its ``str``."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # half a character of a path that is not UTF-8
+    write_bytes(path, json_bytes(value, default=str))
+
+
+def output_json(path: Path, value: Any) -> Path:
+    """``value`` as indented JSON at a ``path`` that a user gave (see ``output_file``); NaN is refused."""
+    content = json_bytes(value, allow_nan=False)
+    with output_file(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def json_bytes(value: Any, *, indent: int | None = 2, **options: Any) -> bytes:
+    """``value`` as a line of UTF-8 JSON, or several; without ``indent`` in its most compact form.
+
+    Half characters (of a path that is not UTF-8) are escaped, as JSON has it. ``options`` are those of ``json.dumps``.
+    """
+    separators = None if indent else (",", ":")
+    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, **options) + "\n"
+    return text.encode("utf-8", "backslashreplace")
 
 
 @contextmanager

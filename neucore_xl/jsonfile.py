@@ -7,6 +7,7 @@ with numbers that a computer can hold: Python's own reader takes infinities, and
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -21,6 +22,7 @@ T = TypeVar("T")
 
 LIMIT = 1 << 30  # bytes of a file: fifty times the largest annotation of the field
 MISSING = "check the folder and the name of the split"  # the end of the sentence about a file that does not exist
+MISSING_FILE = "is missing"  # of what ``regular`` says
 DEPTH = 100  # lists and objects inside each other
 _LONGEST = 19  # digits of a whole number; 64 bits hold no more
 _TYPE_NAMES = {list: "a list", dict: "an object", str: "a text", int: "a number"}
@@ -73,21 +75,37 @@ def read_text(path: Path | str, *, limit: int = LIMIT, missing: str = MISSING) -
 
 def read_bytes(path: Path | str, *, limit: int = LIMIT, missing: str = MISSING) -> bytes:
     """The content of the regular file ``path``, of at most ``limit`` bytes; raises ``UserError`` otherwise."""
+    found = regular(path)
+    if isinstance(found, str):
+        gone = found == MISSING_FILE
+        raise UserError(f"{path} does not exist; {missing}." if gone else f"{path} {found}; put the right file there.")
+    if found.st_size > limit:
+        raise UserError(f"{path} has {found.st_size:,} bytes, more than the {limit:,} that are read.")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise refused(path, error) from error
+
+
+def regular(path: Path | str) -> os.stat_result | str:
+    """What the system says of the file ``path``, or, in words, what is in its place; ``UserError`` if it refuses."""
     try:
         found = os.stat(path)  # noqa: PTH116 (a Path of Python 3.13 reports loops of links in another way)
-        if stat.S_ISDIR(found.st_mode):
-            raise UserError(f"{path} cannot be read: it is a folder, and a file is expected there.")
-        if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{path} is a pipe or a device, and a file is expected there; write the content to a file.")
-        if found.st_size > limit:
-            raise UserError(f"{path} has {found.st_size:,} bytes, more than the {limit:,} that are read.")
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; {missing}.") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check the path and its permissions.") from None
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            return "is a link to itself" if error.errno == errno.ELOOP else MISSING_FILE
+        raise refused(path, error) from error
     except ValueError:
         raise UserError(f"{path!r} is not a name that a file can have; check where it comes from.") from None
+    if stat.S_ISDIR(found.st_mode):
+        return "is a folder, not a file"
+    return found if stat.S_ISREG(found.st_mode) else "is a pipe or a device, not a file"
+
+
+def refused(path: Path | str, error: OSError) -> UserError:
+    """What to say where the system does not let ``path`` be read, which is no damage: nothing is to be given up."""
+    why = error.strerror or str(error)
+    return UserError(f"{path} cannot be read ({why}): nothing was changed; mend the disk or the permissions first.")
 
 
 def _decoded(raw: bytes, where: str) -> str:

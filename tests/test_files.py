@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -166,3 +167,16 @@ def test_a_lock_that_is_held_and_one_that_cannot_be(
     monkeypatch.setattr(filelock.FileLock, "acquire", unsupported)
     with files.locked(tmp_path / "lock", wait=True):
         assert "without locks" in caplog.text
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = files.output_json(tmp_path / "x.json", {"a": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"disk full .* while writing x\.json under"):
+        files.output_json(path, {"a": 2})
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+    assert json.loads(path.read_text()) == {"a": 1}

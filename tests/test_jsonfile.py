@@ -45,7 +45,7 @@ def test_wrong_content_is_named_with_its_place(tmp_path: Path, content: bytes, w
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     assert "does not exist" in _message(tmp_path / "no.json")
-    assert "cannot be read: it is a folder" in _message(tmp_path)
+    assert "is a folder, not a file" in _message(tmp_path)
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     assert "is a pipe or a device" in _message(tmp_path / "pipe.json")
     assert "is a pipe or a device" in _message(Path("/dev/zero"))
     (tmp_path / "loop.json").symlink_to("loop.json")
-    assert "cannot be read" in _message(tmp_path / "loop.json")
+    assert "is a link to itself" in _message(tmp_path / "loop.json")
     with pytest.raises(UserError, match="not a name that a file can have"):
         read_json(tmp_path / "a\0b", list)
     with pytest.raises(UserError, match="not a name that a file can have"):

@@ -16,7 +16,8 @@ from neucore_xl.data.triplets import Split
 from neucore_xl.encoding.sentences import check_sequences
 from neucore_xl.errors import UserError
 from neucore_xl.evaluation.compare import load
-from neucore_xl.evaluation.result import METRICS_FILE, Result, write_json
+from neucore_xl.evaluation.result import METRICS_FILE, Result
+from neucore_xl.files import output_json
 from neucore_xl.parallel.device import resolve_device
 from neucore_xl.runs.checkpoints.find import find_checkpoint
 from neucore_xl.runs.environment import describe
@@ -48,7 +49,7 @@ def run_ablation(runs: Sequence[PlannedRun], out: Path, console: Console, *, arg
         results.setdefault(run.variant.name, []).append(result)
     comparison = compare_variants(results, seeds=list(dict.fromkeys(r.seed for r in runs)))
     content = comparison.to_json() | {"environment": describe(runs[0].settings, list(arguments))}
-    write_json(out / "ablation.json", content, indent=2)
+    output_json(out / "ablation.json", content)
     return comparison
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from neucore_xl.errors import UserError
-from neucore_xl.files import output_file
+from neucore_xl.files import json_bytes, output_file
 from neucore_xl.jsonfile import parse_json, read_bytes
 
 
@@ -21,7 +20,7 @@ def write_own(path: Path, text: str, *, replaces: Callable[[str], bool]) -> None
     with output_file(path) as temporary:
         if os.path.lexists(path) and not replaces(read_bytes(path).decode("utf-8", "replace")):
             raise UserError(f"{path} exists and was not written by this command; remove it or choose another name.")
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
@@ -33,7 +32,4 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
         except UserError:
             return False
 
-    text = json.dumps(report, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-    write_own(
-        path, text + "\n", replaces=same_kind
-    )  # half characters, of file names that are no text, as JSON has them
+    write_own(path, json_bytes(report).decode(), replaces=same_kind)

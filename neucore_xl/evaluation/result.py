@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neucore_xl.errors import UserError
-from neucore_xl.files import disk_errors, locked, output_file, temporary_folder
+from neucore_xl.files import disk_errors, json_bytes, locked, output_file, temporary_folder
 from neucore_xl.jsonfile import parse_json, read_json
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class Result:
                 with queries.open("wb") as stream:
                     np.savez_compressed(stream, **arrays)
                 digest = hashlib.sha256(queries.read_bytes()).hexdigest()
-                figures.write_bytes(json_bytes(self.to_json() | {"sha256": {QUERIES_FILE: digest}}, indent=2))
+                figures.write_bytes(json_bytes(self.to_json() | {"sha256": {QUERIES_FILE: digest}}, allow_nan=False))
         return path
 
     def print(self, console: Console) -> None:
@@ -200,20 +199,4 @@ def _run(content: Mapping[str, Any]) -> Any:
 
 def _as_read(value: Any) -> Any:
     """``value`` after having been written and read: tuples become lists, half characters change."""
-    return parse_json(json_bytes(value), "figures", object)
-
-
-def json_bytes(content: Any, *, indent: int | None = None) -> bytes:
-    """``content`` as UTF-8 JSON; without ``indent`` in its most compact form. Half characters (of a path that is not
-    UTF-8) are escaped, as JSON has it."""
-    separators = None if indent else (",", ":")
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators) + "\n"
-    return text.encode("utf-8", "backslashreplace")
-
-
-def write_json(path: Path, content: Any, *, indent: int | None = None) -> Path:
-    """``content`` as ``json_bytes`` at ``path``, atomically."""
-    data = json_bytes(content, indent=indent)
-    with output_file(path) as temporary:
-        temporary.write_bytes(data)
-    return path
+    return parse_json(json_bytes(value), "figures", object, allow_nan=True)

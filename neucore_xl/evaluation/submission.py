@@ -15,8 +15,8 @@ import numpy as np
 from neucore_xl.data.triplets import Split, Triplet
 from neucore_xl.errors import UserError
 from neucore_xl.evaluation.ranking import ABSENT, Chunk, checked, columns, padded, top_k
-from neucore_xl.evaluation.result import json_bytes, one_writer
-from neucore_xl.files import output_file
+from neucore_xl.evaluation.result import one_writer
+from neucore_xl.files import json_bytes, output_file
 from neucore_xl.jsonfile import BadContent, parse_json, read_bytes
 
 VERSION = "rc2"
@@ -62,7 +62,7 @@ def write(directory: Path, split: Split, chunks: Iterable[Chunk], *, force: bool
         refuse_existing(directory, split, force=force)  # another evaluation may have written since
         for metric, path in paths.items():
             temporary = complete.enter_context(output_file(path))  # both take their names at the end
-            temporary.write_bytes(json_bytes(files[metric]))
+            temporary.write_bytes(json_bytes(files[metric], indent=None, allow_nan=False))
             if problems := problems_of(temporary, split):
                 raise UserError(f"{path} would be refused by the server: {problems[0]}")
     return paths["recall"], paths["recall_subset"]

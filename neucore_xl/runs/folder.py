@@ -17,7 +17,7 @@ from neucore_xl import files
 from neucore_xl.config.load import dump_yaml, load_file
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
-from neucore_xl.jsonfile import BadContent, read_json
+from neucore_xl.jsonfile import BadContent, read_json, regular
 from neucore_xl.language.vocabulary import Vocabulary
 from neucore_xl.runs.environment import NAME as ENVIRONMENT
 from neucore_xl.runs.environment import describe, read_environment, version_of
@@ -128,7 +128,7 @@ class RunFolder:
         the system refuses to read it.
         """
         path = self.path / ENVIRONMENT
-        found = files.regular(path)
+        found = regular(path)
         problem = f"{path} {found}" if isinstance(found, str) else None
         if problem is None:
             try:

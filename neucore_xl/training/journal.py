@@ -19,7 +19,7 @@ from rich.console import Console
 
 from neucore_xl import files
 from neucore_xl.errors import UserError
-from neucore_xl.jsonfile import BadContent, parse_json, read_bytes
+from neucore_xl.jsonfile import BadContent, parse_json, read_bytes, regular
 from neucore_xl.progress import track
 from neucore_xl.training.events import EventFile
 
@@ -127,7 +127,7 @@ def cut_log(path: Path, last_step: int) -> None:
 
 def _lines(path: Path) -> tuple[list[tuple[dict[str, Any], bytes]], list[int]]:
     """The records with their lines, and the numbers of the lines that are none, but for a last one without its end."""
-    if isinstance(found := files.regular(path), str):
+    if isinstance(found := regular(path), str):
         raise UserError(f"{path} {found}: move it away, or put the log back in its place.")
     records, bad = [], []
     lines = read_bytes(path, limit=sys.maxsize).split(b"\n")

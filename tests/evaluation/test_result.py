@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from neucore_xl import terminal
 from neucore_xl.errors import UserError
 from neucore_xl.evaluation.compare import compare, load
-from neucore_xl.evaluation.result import Result, prepare_output, protocol_line, write_json
+from neucore_xl.evaluation.result import Result, prepare_output, protocol_line
 
 
 @pytest.fixture
@@ -82,19 +81,6 @@ def test_output_is_refused_before_the_work(result, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file is a file or lies below one, so writing figures is impossible"):
         prepare_output(tmp_path / "file", run="runs/a")
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
-    path = write_json(tmp_path / "x.json", {"a": 1})
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"disk full .* while writing x\.json under"):
-        write_json(path, {"a": 2})
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-    assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_the_table_shows_the_protocol(result):

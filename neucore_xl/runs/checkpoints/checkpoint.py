@@ -24,6 +24,7 @@ from torch import Tensor
 
 from neucore_xl import files
 from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import refused, regular
 from neucore_xl.runs.checkpoints import trusted
 from neucore_xl.runs.checkpoints.manifest import (
     FORMAT,
@@ -117,7 +118,7 @@ class Checkpoint:
         problems = []
         for name in names if names is not None else listed:
             file, expected = self.path / name, listed[name]
-            found = files.regular(file)
+            found = regular(file)
             if isinstance(found, str):
                 problems.append(f"{file} {found}")
             elif found.st_size != expected["bytes"]:
@@ -213,5 +214,5 @@ def _sha256(path: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise files.refused(path, error) from error
+        raise refused(path, error) from error
     return digest.hexdigest()

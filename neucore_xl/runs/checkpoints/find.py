@@ -13,9 +13,8 @@ import os
 import re
 from pathlib import Path
 
-from neucore_xl import files
 from neucore_xl.errors import UserError
-from neucore_xl.jsonfile import BadContent, read_json
+from neucore_xl.jsonfile import BadContent, read_json, refused
 from neucore_xl.parallel.world import ALONE, World
 from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Identity, read_checkpoint
 from neucore_xl.runs.folder import RunFolder
@@ -123,7 +122,7 @@ def folders(folder: Path) -> list[Path]:
             return []
         raise UserError(f"{folder} is a link to nothing: put back the folder that it leads to.") from None
     except OSError as error:
-        raise files.refused(folder, error) from error
+        raise refused(folder, error) from error
     paths = [folder / name for name in names if _STEP.fullmatch(name)]
     return sorted(paths, key=step_of, reverse=True)
 

@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from neucore_xl import files
-from neucore_xl.jsonfile import BadContent, file_name, read_json
+from neucore_xl.jsonfile import BadContent, file_name, read_json, regular
 
 FORMAT = 2
 WEIGHTS, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
@@ -55,7 +54,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of the checkpoint ``folder``; raises ``BadContent`` if it is damaged or lacks what such a
     checkpoint needs, and ``UserError`` where the system refuses to read it."""
     path = folder / MANIFEST
-    found = files.regular(path)
+    found = regular(path)
     if isinstance(found, str):
         raise BadContent(f"{path} {found}")
     content = read_json(path, dict, allow_nan=True)

@@ -145,7 +145,7 @@ def test_an_unreadable_file_is_refused_with_the_place(text: str | bytes, said: s
 
 
 def test_a_folder_is_no_file(tmp_path: Path):
-    with pytest.raises(UserError, match="it is a folder"):
+    with pytest.raises(UserError, match="is a folder, not a file"):
         read_config(tmp_path)
 
 
