@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import typer
 
@@ -21,3 +22,23 @@ def no_nan(value: float) -> float:
     if math.isnan(value):
         raise typer.BadParameter("nan is no number.")
     return value
+
+
+def share(least: float, most: float, help: str) -> Any:
+    """The option of a real number from ``least`` to ``most``, which NaN is not."""
+    return typer.Option(min=least, max=most, callback=no_nan, help=help)
+
+
+def nodes(help: str) -> Any:
+    """The option ``--nodes``."""
+    return typer.Option("--nodes", min=1, max=MACHINES, help=help)
+
+
+def gpus_per_node(help: str) -> Any:
+    """The option ``--gpus-per-node``."""
+    return typer.Option("--gpus-per-node", min=1, max=PROCESSES, help=help)
+
+
+def gpu_memory(help: str) -> Any:
+    """The option ``--gpu-memory``, in GB."""
+    return typer.Option("--gpu-memory", min=0.001, max=GIGABYTES, callback=no_nan, help=help)

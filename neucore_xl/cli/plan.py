@@ -15,20 +15,9 @@ from neucore_xl.cli.train import Overrides, Recipe
 def plan(
     recipe: Recipe,
     overrides: Overrides = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, max=numbers.MACHINES, help="Machines.")] = 1,
-    gpus_per_node: Annotated[
-        int, typer.Option("--gpus-per-node", min=1, max=numbers.PROCESSES, help="GPUs of each machine.")
-    ] = 1,
-    gpu_memory: Annotated[
-        float,
-        typer.Option(
-            "--gpu-memory",
-            min=0.001,
-            max=numbers.GIGABYTES,
-            callback=numbers.no_nan,
-            help="GB (10⁹ bytes) of one GPU.",
-        ),
-    ] = 80.0,
+    nodes: Annotated[int, numbers.nodes("Machines.")] = 1,
+    gpus_per_node: Annotated[int, numbers.gpus_per_node("GPUs of each machine.")] = 1,
+    gpu_memory: Annotated[float, numbers.gpu_memory("GB (10⁹ bytes) of one GPU.")] = 80.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures, in bytes, here.")] = None,
 ) -> None:
     """Print the memory per GPU of RECIPE under each strategy, which fit, and the command that submits it.

@@ -36,28 +36,11 @@ def subsets(
             "--subsets", min=1, max=numbers.IMAGES, help="How many, over all splits; without it all that there are."
         ),
     ] = None,
-    val: Annotated[
-        float, typer.Option(min=0.0, max=0.9, callback=numbers.no_nan, help="Share of pictures and subsets for val.")
-    ] = 0.1,
-    test: Annotated[
-        float, typer.Option(min=0.0, max=0.9, callback=numbers.no_nan, help="Share of pictures and subsets for test1.")
-    ] = 0.1,
+    val: Annotated[float, numbers.share(0.0, 0.9, "Share of pictures and subsets for val.")] = 0.1,
+    test: Annotated[float, numbers.share(0.0, 0.9, "Share of pictures and subsets for test1.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, max=numbers.SEED, help="Deals pictures and picks first images.")] = 0,
-    near_identical: Annotated[
-        float,
-        typer.Option(
-            min=-1.0, max=2.0, callback=numbers.no_nan, help="Cosine from which an image is the first one again."
-        ),
-    ] = 0.94,
-    step: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=2.0,
-            callback=numbers.no_nan,
-            help="An image this close in cosine to the last one added is skipped.",
-        ),
-    ] = 0.002,
+    near_identical: Annotated[float, numbers.share(-1.0, 2.0, "Cosine from which it is the first one again.")] = 0.94,
+    step: Annotated[float, numbers.share(0.0, 2.0, "Skip what is this close to the last added.")] = 0.002,
     top: Annotated[int, typer.Option(min=5, max=1000, help="Most similar images that are looked at.")] = 20,
     distinct: Annotated[
         bool, typer.Option("--distinct", help="Skip what is near-identical to any member, not to the first alone.")

@@ -28,23 +28,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print settings, shapes and plan; needs no run folder, data or weights.")
     ] = False,
-    nodes: Annotated[
-        int | None, typer.Option("--nodes", min=1, max=numbers.MACHINES, help="Of a dry run: machines.")
-    ] = None,
-    gpus_per_node: Annotated[
-        int | None,
-        typer.Option("--gpus-per-node", min=1, max=numbers.PROCESSES, help="Of a dry run: GPUs of each machine."),
-    ] = None,
-    gpu_memory: Annotated[
-        float,
-        typer.Option(
-            "--gpu-memory",
-            min=0.001,
-            max=numbers.GIGABYTES,
-            callback=numbers.no_nan,
-            help="Of a dry run: GB of one GPU.",
-        ),
-    ] = 80.0,
+    nodes: Annotated[int | None, numbers.nodes("Of a dry run: machines.")] = None,
+    gpus_per_node: Annotated[int | None, numbers.gpus_per_node("Of a dry run: GPUs of each machine.")] = None,
+    gpu_memory: Annotated[float, numbers.gpu_memory("Of a dry run: GB of one GPU.")] = 80.0,
 ) -> None:
     """Train RECIPE into a run folder; the same command again resumes where it stopped."""
     from neucore_xl.data.settings import job_settings

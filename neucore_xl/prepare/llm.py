@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from neucore_xl.config.schema import LanguageSettings
 from neucore_xl.errors import UserError
 from neucore_xl.jsonfile import read_json
+from neucore_xl.language.llm.server import SIZE, TIMEOUT, ServerWriter
 from neucore_xl.language.llm.store import SentenceStore
 from neucore_xl.language.llm.work import RecordPlanner, Shard, Tally, merge, plan_pending
 from neucore_xl.language.sequence_file import read_header
@@ -44,8 +45,8 @@ class LlmOptions:
     prompt: str | None = None  # a shipped one by name, or a file
     batch_size: int = 16
     parallel: int = 8
-    timeout: float = 120.0
-    max_answer_bytes: int = 8 << 20
+    timeout: float = TIMEOUT
+    max_answer_bytes: int = SIZE
     device: str = "auto"
     precision: Precision = "auto"
     max_new_tokens: int = 256
@@ -92,8 +93,6 @@ def build_llm_planner(
     }
     writer: Writer
     if options.endpoint is not None:
-        from neucore_xl.language.llm.server import ServerWriter
-
         writer = ServerWriter(
             options.endpoint,
             options.model,
