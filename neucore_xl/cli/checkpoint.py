@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neucore_xl import terminal
+from neucore_xl.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported by the commands, not by their help
     from neucore_xl.runs.checkpoints.checkpoint import Checkpoint
@@ -52,28 +53,36 @@ def inspect(where: Where) -> None:
 
 @app.command()
 def verify(where: Where) -> None:
-    """Compare every file with its checksum; exit 0 if all are whole, 1 if one is damaged or could run code."""
+    """Compare every file with its checksum; exit 0 if all are whole, 1 if one is damaged or could run code.
+
+    What the system refuses to read is named (exit 2), and the others are compared all the same.
+    """
     from neucore_xl.runs.checkpoints import trusted
     from neucore_xl.runs.checkpoints.find import paths_of, problems_of
 
-    damaged = 0
+    code = 0
     for path in paths_of(where):
-        problems = problems_of(path)
+        try:
+            problems = problems_of(path)
+        except UserError as error:
+            terminal.say(f"not compared: {error}")
+            code = 2
+            continue
         for problem in problems:
             terminal.say(f"damaged: {problem}")
         refused = [] if problems else trusted.problems(trusted.files_of(path))
         for problem in refused:
             terminal.say(f"not to be loaded: {problem}")
-        damaged += bool(problems or refused)
-        if not problems and not refused:
+        if problems or refused:
+            code = max(code, 1)
+        else:
             terminal.say(f"{path}: whole")
-    raise typer.Exit(1 if damaged else 0)
+    raise typer.Exit(code)
 
 
 @app.command()
 def reshard(where: Where, which: Which = "last", force: Force = False) -> None:
     """Prepare a ZeRO checkpoint for another number of processes or another stage (training does it by itself)."""
-    from neucore_xl.errors import UserError
     from neucore_xl.parallel.world import World
     from neucore_xl.runs.checkpoints.universal import FOLDER, altered, is_whole, universal_folder
 
@@ -97,7 +106,6 @@ def export(
     force: Force = False,
 ) -> None:
     """Write the model as one file that evaluation and a notebook load; its CLIP as one that open_clip loads."""
-    from neucore_xl.errors import UserError
     from neucore_xl.runs.checkpoints import export as exporting
     from neucore_xl.runs.folder import RunFolder
     from neucore_xl.runs.system import load_run

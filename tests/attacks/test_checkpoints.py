@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 import torch
 
+from neucore_xl.cli import main
 from neucore_xl.errors import UserError
+from neucore_xl.files import checksum
 from neucore_xl.runs.checkpoints.checkpoint import Checkpoint, Identity
 from neucore_xl.runs.checkpoints.find import best, find_checkpoint, latest, problems_of
+from neucore_xl.runs.checkpoints.universal import FORM, is_whole
 from neucore_xl.runs.folder import RunFolder
-from tests.support.damage import DAMAGES, MANIFESTS, as_json, damage
+from tests.support.damage import DAMAGES, MANIFESTS, SPECIAL, as_json, damage
 from tests.support.saving import save_weights
 
 pytestmark = pytest.mark.timeout(60)
@@ -211,3 +214,53 @@ def test_a_checkpoint_that_cannot_be_is_one_sentence(which: str, tmp_path: Path)
     with pytest.raises(UserError) as caught:
         find_checkpoint(RunFolder(tmp_path), which)
     assert "checkpoint" in one_sentence(caught.value)
+
+
+def test_a_shard_that_the_manifest_does_not_list_is_damage(tmp_path: Path) -> None:
+    """DeepSpeed reads whatever files it finds beside its own."""
+    put(tmp_path, 10)
+    state = put(tmp_path, 20).path / "zero" / "state"
+    state.mkdir(parents=True)
+    (state / "zero_pp_rank_1_mp_rank_00_optim_states.pt").write_bytes(b"x")
+    (problem,) = problems_of(tmp_path / "step-00000020")
+    assert "zero_pp_rank_1_mp_rank_00_optim_states.pt is not listed" in problem
+    assert latest(tmp_path).step == 10  # type: ignore[union-attr]
+
+
+def test_verify_goes_on_after_a_file_that_the_system_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "checkpoints"
+    for step in (10, 20, 30):
+        put(folder, step, keep=3)
+    damage("cut", folder / "step-00000030" / "training.pt")
+    real = Checkpoint.verify
+
+    def verify(self: Checkpoint, names: Any = None) -> list[str]:
+        if self.step == 10:
+            raise UserError("step 10 cannot be read (Input/output error)")
+        return real(self, names)
+
+    monkeypatch.setattr(Checkpoint, "verify", verify)
+    with pytest.raises(SystemExit) as caught:
+        main(["checkpoint", "verify", str(tmp_path)])
+    assert caught.value.code == 2
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "not compared: step 10 cannot be read (Input/output error)"
+    assert said[1].endswith("step-00000020: whole")
+    assert said[2].startswith("damaged: ")
+    assert len(said) == 3
+
+
+@pytest.mark.parametrize("kind", [*SPECIAL, "out of the folder"])
+def test_a_universal_form_with_something_else_in_the_place_of_a_file_is_not_whole(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "universal"
+    folder.mkdir()
+    name = "../a" if kind == "out of the folder" else "a"
+    (folder / name).write_bytes(b"")
+    manifest = {"form": FORM, "files": {name: 0}, "checksums": {name: checksum(folder / name)}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert is_whole(folder) == (name == "a")
+    if name == "a":
+        damage(kind, folder / name)
+        assert not is_whole(folder)

@@ -71,6 +71,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         file_name(name, str(path))
     if folder.name.startswith("step-") and folder.name[5:].lstrip("0") != str(manifest.step).lstrip("0"):
         raise BadContent(f"{path} is of step {manifest.step}, its folder of another")
+    shards = (path.relative_to(folder).as_posix() for path in (folder / ZERO).rglob("*.pt"))
+    if strangers := sorted(name for name in shards if name not in manifest.files):
+        raise BadContent(f"{folder / strangers[0]} is not listed in {MANIFEST}, and DeepSpeed would read it")
     if lacking := _lacking(manifest):
         raise BadContent(f"{path} lists no {lacking}, without which nothing can go on from it")
     return content

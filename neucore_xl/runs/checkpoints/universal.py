@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from neucore_xl import files
 from neucore_xl.errors import UserError
-from neucore_xl.jsonfile import file_name, read_json
+from neucore_xl.jsonfile import file_name, read_json, regular
 from neucore_xl.parallel.world import World
 from neucore_xl.runs.checkpoints.checkpoint import MANIFEST, TAG, ZERO, Checkpoint
 from neucore_xl.runs.checkpoints.trusted import read_shard, taking_in
@@ -107,10 +107,15 @@ def is_whole(folder: Path) -> bool:
     """Whether ``folder`` is a universal form that was written to its end, judged by the sizes of its files."""
     try:
         found = read_json(folder / MANIFEST, dict)
-        sizes = all((folder / name).stat().st_size == size for name, size in found["files"].items())
+        sizes = all(_size(folder / file_name(name, MANIFEST)) == size for name, size in found["files"].items())
         return sizes and found["form"] == FORM and found["files"].keys() == found["checksums"].keys()
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def _size(path: Path) -> int | None:
+    found = regular(path)
+    return None if isinstance(found, str) else found.st_size
 
 
 def altered(folder: Path, world: World) -> bool:
