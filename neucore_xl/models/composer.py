@@ -26,6 +26,7 @@ class Composer(nn.Module, ABC):
 
     aligns_concepts: ClassVar[bool] = False
     random_reference: ClassVar[bool] = False  # queries are given another query's reference image, drawn at random
+    closed_form: ClassVar[bool] = False  # fitted before the first step; steps move its temperature and no ranking
 
     @abstractmethod
     def encode_targets(self, images: ImageInput) -> TargetFeatures:
