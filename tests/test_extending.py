@@ -61,7 +61,7 @@ def test_the_page_has_the_files_and_the_systems_that_are_tried_here() -> None:
 def test_a_composer_of_the_page_trains_and_is_loaded_again(
     written: Path, tmp_path: Path, tiny: Callable[..., Settings], name: str
 ) -> None:
-    train(tiny(f"model.name={name}", "train.steps=2", "train.warmup_steps=0"), tmp_path / "run")
+    train(tiny(f"model.name={name}", "model.start=image", "train.steps=2", "train.warmup_steps=0"), tmp_path / "run")
     log = read_log(tmp_path / "run" / "log.jsonl")
     assert [record["step"] for record in log] == [1, 2]
     for record in log:

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 # Keys that runs and recipes of other versions may hold, and what took their place, as the end of a sentence, e.g.
 # {"train.warmup": "set train.warmup_steps, in optimiser steps"}. Whoever renames or removes a key adds a line.
 GONE: dict[str, str] = {}
+# Keys that came later, and what a run that was begun without them did.
+LATER: dict[str, object] = {"model.start": "image", "train.lr_scalars": None}
 
 # No machine can do what lies beyond these: such a value is a slip (a digit too many, another key's value), and is
 # refused before work begins rather than by an error of memory or of a library in its midst.
@@ -143,6 +145,11 @@ class ModelSettings(Section):
         le=1000.0,
         description="Initial share of the pooled text added to the query of `neucore-xl`; learned from there.",
     )
+    start: Literal["auto", "image"] = Field(
+        "auto",
+        description="Where the queries of `neucore-xl` and `residual` start: `auto`, at the best of image, text, their "
+        "sum, ridge maps and blends, found on a held-out part of the training pairs; `image`, at the reference.",
+    )
     score: Literal["full", "cosine"] = Field(
         "full", description="Matching score: cosine + EM + IS (equation 9), or the cosine alone, which can be indexed."
     )
@@ -173,7 +180,9 @@ class LossSettings(Section):
 
     temperature_init: float = Field(2.65926, gt=0.0, le=20.0, description="Initial θ; scores are multiplied by exp(θ).")
     temperature_max: float = Field(4.60517, gt=0.0, le=20.0, description="Upper bound of θ (log 100).")
-    concept_weight: Weight = Field(1.0, description="λ of the concept loss; 0 leaves it out.")
+    concept_weight: Weight = Field(
+        0.1, description="λ of the concept loss, whatever the size of the vocabulary; 0 leaves it out."
+    )
     focal_alpha: float = Field(0.5, gt=0.0, lt=1.0, description="α of the focal loss: weight of the named concepts.")
     focal_gamma: Weight = Field(1.0, description="γ of the focal loss.")
     reference_negatives: bool = Field(False, description="Add each query's reference image as a hard negative.")
@@ -211,6 +220,11 @@ class TrainSettings(Section):
     lr_backbone: Rate = Field(1e-6, description="Peak learning rate of trained tower parameters.")
     lr_correction_scale: Rate = Field(
         0.1, description="Factor on `train.lr` for corrections of pretrained target features."
+    )
+    lr_scalars: Rate | None = Field(
+        5e-3,
+        description="Peak learning rate of single numbers in the heads: θ, gates, weights of a score's terms; null: "
+        "that of the heads.",
     )
     weight_decay: Weight = Field(0.05, description="AdamW weight decay on matrices; vectors have none.")
     warmup_steps: MaybeSteps = Field(200, description="Steps of linear warm-up before the cosine.")

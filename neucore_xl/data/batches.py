@@ -59,6 +59,7 @@ class SequenceBatch:
     (0 where masked); ``operation [B, K]`` indexes ``Operation``; ``step_mask [B, K]`` and ``concept_mask [B, M]``
     are true on real entries. Steps are packed to the left. K or M may be 0. ``active``: for each of the K steps, how
     many queries have it; a model that is told runs a step for these alone, without asking a device for the number.
+    ``words [B, W]``: the distinct words of each sentence as numbers (``language.bag``), 0 where there is none.
     """
 
     short_texts: TextInput
@@ -68,6 +69,7 @@ class SequenceBatch:
     concept: Tensor
     concept_mask: Tensor
     active: tuple[int, ...] | None = None
+    words: Tensor | None = None
 
 
 @dataclass(frozen=True)

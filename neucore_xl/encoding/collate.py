@@ -13,6 +13,7 @@ from neucore_xl.config.schema import FusionSettings, LossSettings
 from neucore_xl.data.batches import Batch, ImageInput, Inputs, SequenceBatch, TextInput
 from neucore_xl.data.triplets import Split, Triplet
 from neucore_xl.errors import UserError
+from neucore_xl.language.bag import word_keys
 from neucore_xl.language.sequence import OPERATION_INDEX, FusionSequence, Step, clip_steps
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ class Collator:
             concept=_padded(concept),
             concept_mask=_mask(concept),
             active=tuple(step_mask.sum(0).tolist()),
+            words=_padded([word_keys(t.text) for t in triplets], 1),
         )
 
     def _shown(self, triplet: Triplet, batch: str = "") -> str:

@@ -250,7 +250,7 @@ def _encode_images(
     shown: bool,
 ) -> Iterator[tuple[list[str], ImageFeatures]]:
     names, done = [by_key[key] for key in keys], 0
-    with _on_device(backbone, device), track("image features", len(keys), shown=shown) as advance:
+    with on_device(backbone, device), track("image features", len(keys), shown=shown) as advance:
         for batch in decoded(pixels, names, batch_size, workers):
             with torch.no_grad():
                 features = backbone.encode_images(batch.to(device))
@@ -262,7 +262,7 @@ def _encode_images(
 def _encode_texts(
     backbone: Backbone, texts: list[str], batch_size: int, device: torch.device, shown: bool
 ) -> Iterator[tuple[list[str], TextFeatures]]:
-    with _on_device(backbone, device), track("text features", len(texts), shown=shown) as advance:
+    with on_device(backbone, device), track("text features", len(texts), shown=shown) as advance:
         for start in range(0, len(texts), batch_size):
             chunk = texts[start : start + batch_size]
             with torch.no_grad():
@@ -271,7 +271,7 @@ def _encode_texts(
             advance(len(chunk))
 
 
-class _on_device:
+class on_device:
     """The backbone in evaluation mode on ``device``, put back as it was at the end."""
 
     def __init__(self, backbone: Backbone, device: torch.device) -> None:

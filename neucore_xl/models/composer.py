@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from neucore_xl.data.batches import Batch, ImageInput, SequenceBatch, TextInput
 from neucore_xl.models.features import ComposerOutput, QueryFeatures, TargetFeatures
+
+if TYPE_CHECKING:
+    from neucore_xl.models.starts.start import Start
 
 Mode = Literal["train", "targets", "compose"]
 
@@ -50,6 +53,10 @@ class Composer(nn.Module, ABC):
         They are trained at ``train.lr`` × ``train.lr_correction_scale`` and all of them decay, biases included.
         """
         return ()
+
+    def fitted(self) -> Start | None:
+        """What is fitted in closed form on the training pairs before the first step, or None."""
+        return None
 
     def forward(self, mode: Mode, *args: Any) -> Any:
         """The root forward: ``("train", batch)``, ``("targets", images)`` or ``("compose", image, text, sequence)``."""

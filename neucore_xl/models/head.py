@@ -17,6 +17,7 @@ from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.features import ComposerOutput, FeatureSet, QueryFeatures, TargetFeatures
 from neucore_xl.models.layers import Temperature, l2, unit_variance
+from neucore_xl.models.starts.start import Start
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,12 @@ class Head(Composer):
     """
 
     reads_sequence = False
+    start: Start
 
-    def __init__(self, settings: Settings, backbone: Backbone) -> None:
+    def __init__(self, settings: Settings, backbone: Backbone, start: Start | None = None) -> None:
         super().__init__()
         self.backbone = backbone
+        self.start = start or Start(backbone.embed_dim)
         self.temperature = Temperature(settings.loss.temperature_init, settings.loss.temperature_max)
         self.score_mode: matching.ScoreMode = settings.model.score
 
@@ -58,7 +61,15 @@ class Head(Composer):
 
     def targets(self, images: FeatureSet) -> TargetFeatures:
         """What ``look`` gave to target features; here ``vector [U, D]``, the pretrained pooled feature."""
-        return FeatureSet({"vector": images["pooled"]})
+        return FeatureSet({"vector": self.start.image(images["pooled"])})
+
+    def base(self, references: FeatureSet, text: Text) -> Tensor:
+        """Where the queries start ``[B, D]``, unit length, fp32: the best closed form, or the references."""
+        return self.start(references["pooled"], l2(text.sentence.pooled), text.sequence.words)
+
+    def moves(self, text: Text) -> Tensor:
+        """What a start with the part ``steps`` reads of B queries ``[B, D]``."""
+        raise NotImplementedError
 
     @abstractmethod
     def queries(self, references: FeatureSet, text: Text) -> QueryFeatures:
@@ -96,6 +107,18 @@ class Head(Composer):
 
     def score(self, queries: QueryFeatures, targets: TargetFeatures) -> Tensor:
         return matching.score(queries, targets, self.score_mode)
+
+    def fitted(self) -> Start | None:
+        return self.start if self.start.parts else None
+
+    def parts(self, text: TextInput, sequence: SequenceBatch) -> dict[str, Tensor]:
+        """What a start is fitted on beside images, of B sentences: ``text [B, D]``, unit length, and for a start that
+        reads them ``steps [B, D]``."""
+        read = self._read(text, sequence)
+        found = {"text": l2(read.sentence.pooled)}
+        if "steps" in self.start.parts:
+            found["steps"] = self.moves(read)
+        return found
 
     def _read(self, text: TextInput, sequence: SequenceBatch) -> Text:
         short = self.backbone.texts(sequence.short_texts).pooled if self.reads_sequence else None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from neucore_xl.config.schema import Settings
@@ -25,14 +24,19 @@ from neucore_xl.models.composers.maaf import Maaf, MaafIt
 from neucore_xl.models.composers.mrn import Mrn
 from neucore_xl.models.composers.neucore import Neucore
 from neucore_xl.models.composers.neucore_xl import NeucoreXL
+from neucore_xl.models.composers.product import Product
 from neucore_xl.models.composers.random import Random
 from neucore_xl.models.composers.random_image_text import RandomImageText
 from neucore_xl.models.composers.relationship import Relationship
 from neucore_xl.models.composers.residual import Residual
+from neucore_xl.models.composers.ridge import Ridge, RidgeWords
+from neucore_xl.models.composers.steps import Steps
+from neucore_xl.models.composers.sum import Sum
 from neucore_xl.models.composers.tcir import Tcir
 from neucore_xl.models.composers.text_only import TextOnly
 from neucore_xl.models.composers.tirg import Tirg
 from neucore_xl.models.composers.tirg_lastconv import TirgLastConv
+from neucore_xl.models.names import encode_names
 
 if TYPE_CHECKING:
     from neucore_xl.language.vocabulary import Vocabulary
@@ -59,8 +63,12 @@ _COMPOSERS: dict[str, type[Composer]] = {
     "tcir": Tcir,
     "cirplant": Cirplant,
     "combiner": Combiner,
+    "product": Product,
+    "sum": Sum,
+    "steps": Steps,
+    "ridge": Ridge,
+    "ridge-words": RidgeWords,
 }
-_CHUNK = 256  # names per forward pass of the text tower
 
 
 def composer_names() -> tuple[str, ...]:
@@ -103,20 +111,6 @@ def composer_of(settings: Settings, backbone: Backbone, concepts: Callable[[], T
     if composer.aligns_concepts:
         return composer(settings, backbone, concepts())
     return composer(settings, backbone)
-
-
-@torch.no_grad()
-def encode_names(backbone: Backbone, names: Sequence[str]) -> Tensor:
-    """Pooled text features ``[C, D]`` (not normalised) of C names, in chunks, on the device the backbone is on."""
-    device = next(backbone.parameters()).device
-    training = backbone.training
-    backbone.eval()
-    parts = [
-        backbone.encode_texts(backbone.tokenizer(list(names[i : i + _CHUNK])).to(device)).pooled.float()
-        for i in range(0, len(names), _CHUNK)
-    ]
-    backbone.train(training)
-    return torch.cat(parts) if parts else torch.zeros(0, backbone.embed_dim, device=device)
 
 
 def _imported(name: str) -> type[Composer]:

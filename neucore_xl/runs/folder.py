@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,13 @@ MAY_DIFFER = frozenset(
         "evaluation.chunk",
     }
 )
+START = "start.json"
 EARLY = {".lock", ".owner.json", ENVIRONMENT}  # what a start that was killed may leave without a config.yaml
 
 
 class RunFolder:
-    """``config.yaml``, ``environment.json``, ``vocabulary.json``, ``log.jsonl``, ``tensorboard/``, ``checkpoints/``.
+    """``config.yaml``, ``environment.json``, ``vocabulary.json``, ``start.json``, ``log.jsonl``, ``tensorboard/``,
+    ``checkpoints/``.
 
     Reading needs no lock. Training works inside ``with folder.claim(settings): …``.
     """
@@ -181,6 +183,19 @@ class RunFolder:
         """Store the vocabulary in one step."""
         with files.disk_errors("writing vocabulary.json", self.path):
             files.write_json(self.path / "vocabulary.json", vocabulary.to_json())
+
+    def write_start(self, report: Mapping[str, Any]) -> None:
+        """Store what was found before the first step (``runs.fitting``) in one step."""
+        with files.disk_errors("writing start.json", self.path):
+            files.write_json(self.path / START, dict(report))
+
+    def start(self) -> dict[str, Any] | None:
+        """What ``write_start`` stored; None where nothing was fitted, or the file is damaged: it decides nothing."""
+        try:
+            return read_json(self.path / START, dict) if (self.path / START).is_file() else None
+        except UserError as error:
+            log.warning("%s", error)
+            return None
 
     def vocabulary(self) -> Vocabulary | None:
         """The stored vocabulary, or None if the run was stopped before it was written."""

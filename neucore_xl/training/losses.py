@@ -41,16 +41,17 @@ def batch_classification(scores: Tensor, positive: Tensor, exclude: Tensor, log_
 def focal_concept_loss(logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
     """Focal loss of image-level concept labels (NEUCORE, equation 6, without its λ); a scalar in fp32, in nats.
 
-    −mean over B and C of y·α·(1−p)^γ·log p + (1−y)·(1−α)·p^γ·log(1−p) with p = σ(``logits [B, C]``) and
-    ``labels [B, C]`` = y in [0, 1]. Powers and logarithms are taken of log-sigmoids, so that no logit, however
-    large, gives log 0.
+    −mean over B of Σ_C [y·α·(1−p)^γ·log p + (1−y)·(1−α)·p^γ·log(1−p)] / max(1, Σ_C y) with p = σ(``logits [B, C]``)
+    and ``labels [B, C]`` = y in [0, 1]. The paper takes the mean over C as well, under which a concept weighs less the
+    larger the vocabulary is. Powers and logarithms are taken of log-sigmoids, so that no logit, however large, gives
+    log 0.
     """
     with torch.autocast(device_type=logits.device.type, enabled=False):
         x, y = logits.float(), labels.float()
         log_p, log_not_p = F.logsigmoid(x), F.logsigmoid(-x)
         named = y * alpha * torch.exp(gamma * log_not_p) * log_p
         unnamed = (1 - y) * (1 - alpha) * torch.exp(gamma * log_p) * log_not_p
-        return -(named + unnamed).mean()
+        return -((named + unnamed).sum(1) / y.sum(1).clamp_min(1)).mean()
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ def parameter_groups(composer: Composer, backbone: nn.Module, settings: TrainSet
     | heads | everything else | ``train.lr`` | matrices only |
     | backbone | parameters of ``backbone`` | ``train.lr_backbone`` | matrices only |
     | correction | ``composer.slow_parameters()`` | ``train.lr`` × ``lr_correction_scale`` | all |
+    | scalars | single numbers of the heads (θ, gates, weights of terms) | ``train.lr_scalars`` | none |
 
+    Adam moves a number by at most its rate a step, whatever its size: one that has far to go needs a rate of its own.
     A correction is added to a pretrained feature and pulled towards zero as a whole, biases included. Groups are
     named ``heads``, ``heads-vectors`` and so on, in a fixed order, and hold their parameters in the composer's order:
     stored optimiser states are read by it. Raises ``UserError`` where nothing is trainable.
@@ -37,15 +39,17 @@ def parameter_groups(composer: Composer, backbone: nn.Module, settings: TrainSet
         "heads": settings.lr,
         "backbone": settings.lr_backbone,
         "correction": settings.lr * settings.lr_correction_scale,
+        "scalars": settings.lr_scalars or settings.lr,
     }
     members: dict[str, list[nn.Parameter]] = {}
     for parameter in composer.parameters():
         if not parameter.requires_grad:
             continue
-        kind = "correction" if id(parameter) in slow else "heads"
+        own = parameter.numel() == 1 and settings.lr_scalars is not None
+        kind = "correction" if id(parameter) in slow else "scalars" if own else "heads"
         if id(parameter) in of_backbone:
             kind = "backbone"
-        vector = kind != "correction" and parameter.squeeze().ndim < 2
+        vector = kind in ("heads", "backbone") and parameter.squeeze().ndim < 2
         members.setdefault(f"{kind}-vectors" if vector else kind, []).append(parameter)
     if not members:
         raise UserError("nothing to train: the model has no heads and backbone.freeze is `all`; set another freeze")
@@ -54,7 +58,7 @@ def parameter_groups(composer: Composer, backbone: nn.Module, settings: TrainSet
             "name": name,
             "params": members[name],
             "lr": rates[name.removesuffix("-vectors")],
-            "weight_decay": 0.0 if name.endswith("-vectors") else settings.weight_decay,
+            "weight_decay": 0.0 if name.endswith("-vectors") or name == "scalars" else settings.weight_decay,
         }
         for name in sorted(members, key=_group_order)
     ]
@@ -62,7 +66,7 @@ def parameter_groups(composer: Composer, backbone: nn.Module, settings: TrainSet
 
 def _group_order(name: str) -> tuple[int, bool]:
     kind = name.removesuffix("-vectors")
-    return ("heads", "backbone", "correction").index(kind), name != kind
+    return ("heads", "backbone", "correction", "scalars").index(kind), name != kind
 
 
 def build_optimizer(composer: Composer, backbone: nn.Module, settings: TrainSettings) -> Optimizer:

@@ -28,6 +28,7 @@ from neucore_xl.parallel.world import World
 from neucore_xl.runs.checkpoints.checkpoint import Checkpoint
 from neucore_xl.runs.checkpoints.find import best, check_identity, latest
 from neucore_xl.runs.checkpoints.save import settle_best
+from neucore_xl.runs.fitting import fit, told
 from neucore_xl.runs.folder import RunFolder
 from neucore_xl.runs.system import System, assemble
 from neucore_xl.training.announce import announcement, start_lines, start_table
@@ -145,6 +146,8 @@ def _build(settings: Settings, opened: _Opened, together: Together) -> _Built:
     system, splits = opened.system, [opened.train_split, opened.val_split]
     # Before the engine: sharded towers cannot compute features.
     scorer = system.prepare(splits, without_gallery=[settings.data.train_split], device=together.device)
+    if opened.found is None and (report := fit(system, scorer, opened.train_split, device=together.device)) is not None:
+        together.world.on_main(lambda: opened.folder.write_start(report))
     engine = build_engine(
         together.strategy,
         system.composer,
@@ -173,6 +176,8 @@ def _loop(
     sizes = world.gather(engine.shard_sizes())
     journal.say(start_table(start_lines(settings, together.launch, engine, opened.share, sizes)))
     journal.say(announcement(settings, engine, opened.train_split, state))
+    if (report := world.on_main(opened.folder.start)) is not None:
+        journal.say(told(report))
     reasons: list[Reason] = []
     hooks = _hooks(settings, opened, built, stopping, reasons)
     if world.many:

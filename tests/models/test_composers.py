@@ -55,7 +55,9 @@ def take(batch: Batch, index: Tensor) -> Batch:
     """The queries of ``batch`` at ``index``, in that order."""
     sequence = batch.sequence
     parts = {
-        n: getattr(sequence, n)[index] for n in sequence.__dataclass_fields__ if n not in ("short_texts", "active")
+        n: getattr(sequence, n)[index]
+        for n in sequence.__dataclass_fields__
+        if n not in ("short_texts", "active") and getattr(sequence, n) is not None
     }
     return replace(
         batch,

@@ -129,6 +129,7 @@ def random_batch(
         step_mask=step_mask,
         concept=torch.randint(0, short, (queries, concepts), generator=g) * concept_mask,
         concept_mask=concept_mask,
+        words=torch.randint(1, 30, (queries, 4), generator=g) * (torch.rand(queries, 4, generator=g) < 0.8),
     )
     gallery = torch.arange(images)
     return Batch(

@@ -16,7 +16,9 @@ def naive_focal(logits: torch.Tensor, labels: torch.Tensor, alpha: float, gamma:
     p = torch.sigmoid(logits.double())
     y = labels.double()
     terms = y * alpha * (1 - p) ** gamma * p.log() + (1 - y) * (1 - alpha) * p**gamma * (1 - p).log()
-    return float(-terms.mean())
+    return float(
+        -sum(row.sum() / max(1.0, named) for row, named in zip(terms, y.sum(1).tolist(), strict=True)) / len(y)
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -36,9 +38,19 @@ def test_focal_equals_the_formula(b: int, c: int, alpha: float, gamma: float, se
     assert value.item() == pytest.approx(naive_focal(logits, labels, alpha, gamma), rel=1e-5, abs=1e-7)
 
 
+def test_a_concept_weighs_the_same_in_a_vocabulary_of_any_size() -> None:
+    logits, labels = torch.tensor([[0.3, -2.0, 5.0]], requires_grad=True), torch.tensor([[1.0, 0.0, 1.0]])
+    (small,) = torch.autograd.grad(focal_concept_loss(logits, labels, 0.5, 1.0), logits)
+    unsaid = torch.full((1, 997), -5.0)
+    larger = focal_concept_loss(torch.cat([logits, unsaid], 1), torch.cat([labels, unsaid * 0], 1), 0.5, 1.0)
+    (large,) = torch.autograd.grad(larger, logits)
+    torch.testing.assert_close(large, small)
+
+
 def test_focal_with_gamma_zero_is_half_the_binary_cross_entropy() -> None:
     logits, labels = torch.tensor([[0.3, -2.0, 5.0]]), torch.tensor([[1.0, 0.0, 1.0]])
-    expected = 0.5 * torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+    expected = 0.5 * entropy / 2  # two concepts are named
     assert focal_concept_loss(logits, labels, 0.5, 0.0).item() == pytest.approx(expected.item(), rel=1e-6)
 
 

@@ -41,15 +41,16 @@ def build(settings: dict[str, Any], backbone: Any, vocabulary: Any) -> Composer:
 
 def test_every_trainable_parameter_is_in_one_group_with_its_rate_and_decay() -> None:
     model = Toy()
-    settings = TrainSettings(lr=1e-3, lr_backbone=1e-5, lr_correction_scale=0.1, weight_decay=0.2)
+    settings = TrainSettings(lr=1e-3, lr_backbone=1e-5, lr_correction_scale=0.1, lr_scalars=3e-3, weight_decay=0.2)
     groups = {g["name"]: g for g in parameter_groups(model, model.backbone, settings)}
     rates = {name: (g["lr"], g["weight_decay"], len(g["params"])) for name, g in groups.items()}
     assert rates == {
         "heads": (1e-3, 0.2, 4),
-        "heads-vectors": (1e-3, 0.0, 8),  # four biases, two of the norm, temperature, position
+        "heads-vectors": (1e-3, 0.0, 7),  # four biases, two of the norm, position
         "backbone": (1e-5, 0.2, 1),
         "backbone-vectors": (1e-5, 0.0, 3),
         "correction": (pytest.approx(1e-4), 0.2, 2),
+        "scalars": (3e-3, 0.0, 1),  # the temperature
     }
     grouped = [id(p) for g in groups.values() for p in g["params"]]
     assert len(grouped) == len(set(grouped))
@@ -77,7 +78,10 @@ def test_no_system_slows_anything_but_neucore_xl_its_correction(make_backbone: A
 
 @pytest.mark.parametrize("freeze", ["all", "none"])
 def test_stored_optimiser_states_of_earlier_versions_fit(make_backbone: Any, vocabulary: Any, freeze: str) -> None:
-    """Once a parameter was slowed for its name. Groups and the order within them are those of that rule."""
+    """Once a parameter was slowed for its name. Groups and the order within them are those of that rule.
+
+    Single numbers had no rate of their own then: a run of that time is opened with `train.lr_scalars=null`.
+    """
     composer = build({"name": "neucore-xl"}, make_backbone(freeze=freeze), vocabulary)
     names = {id(p): n for n, p in composer.named_parameters()}
 
@@ -92,7 +96,7 @@ def test_stored_optimiser_states_of_earlier_versions_fit(make_backbone: Any, voc
     by_name = {group: [n for n, p in trained if group_by_name(n, p) == group] for group in order}
     now = [
         (group["name"], [names[id(p)] for p in group["params"]])
-        for group in parameter_groups(composer, composer.backbone, TrainSettings())  # type: ignore[arg-type]
+        for group in parameter_groups(composer, composer.backbone, TrainSettings(lr_scalars=None))  # type: ignore[arg-type]
     ]
     assert now == [(group, members) for group, members in by_name.items() if members]
     assert len(now) == (3 if freeze == "all" else 5)

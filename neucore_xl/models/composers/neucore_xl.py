@@ -1,7 +1,10 @@
 """NEUCORE-XL: concept alignment and progressive fusion that start in the pretrained space of a CLIP backbone.
 
-The query is l2(l2(i) + Δ), a target l2(l2(pooled) + correction); Δ and the correction are exactly zero at the start,
-and so are the weights of EM and IS. An untrained head therefore ranks by the cosine of reference and target.
+The query is l2(s + Δ), a target l2(p + correction); Δ and the correction are exactly zero at the start, and so are the
+weights of EM and IS. s is the best closed form of image, text and words, found on the training pairs before the first
+step (`model.start=auto`, `models/starts/start.py`), p the pooled feature, centred where the search found that this
+helps; with `model.start=image`, and before anything is fitted, s is l2(i) and an untrained head ranks by the cosine of
+reference and target.
 
 Δ has four parts, each zero at the start:
 
@@ -36,6 +39,7 @@ from neucore_xl.models.fusion import LearnedSequence, PlannedSequence, Progressi
 from neucore_xl.models.head import Head, Text
 from neucore_xl.models.layers import l2, mlp, token_projection, unit_variance, zeros
 from neucore_xl.models.matching import ExplicitMatching
+from neucore_xl.models.starts.start import Start
 
 CONCEPT_PRIOR = 0.01  # share of the vocabulary that a sentence is expected to name, at the start
 
@@ -60,7 +64,7 @@ class NeucoreXL(Head):
     reads_sequence = True
 
     def __init__(self, settings: Settings, backbone: Backbone, vocabulary: Tensor) -> None:
-        super().__init__(settings, backbone)
+        super().__init__(settings, backbone, Start.of(settings.model, backbone.embed_dim))
         model, joint, d = settings.model, backbone.embed_dim, settings.model.width
         self.vocabulary: Tensor
         self.register_buffer("vocabulary", unit_variance(vocabulary), persistent=False)
@@ -106,7 +110,7 @@ class NeucoreXL(Head):
     def targets(self, images: FeatureSet) -> TargetFeatures:
         """``vector [U, D]`` and, for the full score, ``background [U, d]``; both of unit length."""
         correction = self.correction(images["pooled"], images["foreground"])
-        features = {"vector": l2(images["pooled"] + correction.float())}
+        features = {"vector": l2(self.start.image(images["pooled"]) + correction.float())}
         if self.score_mode == "full":
             features["background"] = l2(images["background"])
         return FeatureSet(features)
@@ -117,7 +121,7 @@ class NeucoreXL(Head):
         fused = self._fuse(references, text, steps, step_mask)
         direct = self.direct(torch.cat([unit_variance(i), unit_variance(t)], -1))
         delta = self.fused(fused).float() + direct.float() + self._edits(i, steps, step_mask) + self.text_gate * t
-        features = {"vector": l2(i + delta)}
+        features = {"vector": l2(self.base(references, text) + delta)}
         if self.score_mode == "full":
             features |= self.explicit(unit_variance(t))
             features["background"] = self.background_weight * l2(references["background"])
