@@ -48,7 +48,7 @@ def measure(recipe: str, queries: int, overrides: list[str]) -> tuple[int, int]:
     meta, meta_backbone = meta_composer(settings, VOCABULARY)
     planned = Rehearsal(meta, meta_backbone, settings, gpu=False, bf16_parameters=False).activations(queries)
 
-    backbone = build_backbone(settings.backbone)
+    backbone = build_backbone(settings.backbone, settings.model.tokens)
     concepts = torch.zeros(VOCABULARY, backbone.embed_dim)
     composer = composer_of(settings, backbone, lambda: concepts).train()
     for parameter in composer.parameters():

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     world.on_main(prepare)
 
     console = terminal.console()
-    system = open_run(options, settings, world)
+    system = open_run(options, settings, world, split)
     chunks = system.scores(split)
     if not world.is_main:
         return

@@ -14,6 +14,7 @@ from neucore_xl.parallel.ending import ended, hand_over
 
 if TYPE_CHECKING:  # torch is imported when a run is really opened, so that --help answers at once
     from neucore_xl.config.schema import Settings
+    from neucore_xl.data.triplets import Split
     from neucore_xl.parallel.world import World
     from neucore_xl.runs.system import System
 
@@ -94,10 +95,13 @@ def _exported_settings(file: Path) -> Settings:
     return ExportedRun(file).settings()
 
 
-def open_run(arguments: argparse.Namespace, settings: Settings, world: World) -> System:
-    """The run's system on the device of every process."""
+def open_run(arguments: argparse.Namespace, settings: Settings, world: World, split: Split) -> System:
+    """The run's system on the device of every process, once it is clear that given features cover ``split``."""
+    from neucore_xl.encoding.inputs import check_features
     from neucore_xl.runs.system import load_run
 
+    with world.agreed():
+        check_features(settings, [split])
     system = load_run(arguments.run, checkpoint=arguments.checkpoint, settings=settings, world=world)
     return system.to(settings.train.device)
 
@@ -114,7 +118,7 @@ def context(system: System) -> dict[str, dict[str, Any]]:
         "precision": system.settings.evaluation.precision,
         **describe(system.settings, sys.argv),
     }
-    return {"protocol": {"preprocessing": system.preprocessing}, "environment": environment}
+    return {"protocol": system.protocol, "environment": environment}
 
 
 def _positive(text: str) -> int:

@@ -13,6 +13,7 @@ from neucore_xl.ablation.table import Comparison, compare_variants
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.datasets import open_from_settings
 from neucore_xl.data.triplets import Split
+from neucore_xl.encoding.inputs import check_features
 from neucore_xl.encoding.sentences import check_sequences
 from neucore_xl.errors import UserError
 from neucore_xl.evaluation.compare import load
@@ -63,7 +64,7 @@ def evaluate_run(path: Path, settings: Settings) -> Result:
     system = load_run(path, checkpoint="last", settings=settings).to(device)
     split = open_from_settings(settings.data, settings.data.val_split)
     result = evaluate_split(system.prepare([split]), split).with_context(
-        protocol={"preprocessing": system.preprocessing},
+        protocol=system.protocol,
         environment={"run": str(path), "checkpoint": checkpoint, **describe(settings, ["ablate"])},
     )
     result.save(folder, force=True)  # a folder of ours, inside the run's own
@@ -98,5 +99,6 @@ def _check(runs: Sequence[PlannedRun]) -> None:
             opened[key] = splits
         try:
             check_sequences(run.settings, opened[key])
+            check_features(run.settings, opened[key], without_gallery=[data.train_split])
         except UserError as error:
             raise UserError(f"{run.variant.name}: {error}") from error

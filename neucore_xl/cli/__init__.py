@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from neucore_xl import __version__, terminal
-from neucore_xl.cli import ablate, checkpoint, config, data, demo, explain, plan, prepare, submission, train
+from neucore_xl.cli import ablate, checkpoint, config, data, demo, explain, features, plan, prepare, submission, train
 from neucore_xl.errors import UserError, check_arguments
 from neucore_xl.parallel.ending import ended
 
@@ -44,6 +44,7 @@ app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 app.add_typer(explain.app, name="explain")
+app.add_typer(features.app, name="features")
 app.add_typer(prepare.app, name="prepare")
 app.add_typer(submission.app, name="submission")
 

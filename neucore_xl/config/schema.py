@@ -123,6 +123,11 @@ class BackboneSettings(Section):
         None, description="Input side in pixels; null takes the model's own."
     )
     activation_checkpointing: bool = Field(False, description="Recompute tower activations in the backward pass.")
+    features: Path | None = Field(
+        None,
+        description="Folder of image features by name (`neucore-xl features import`, `docs/captions.md`) in place of "
+        "the image tower, which is then not built; null: the tower.",
+    )
 
 
 class ModelSettings(Section):
@@ -152,6 +157,11 @@ class ModelSettings(Section):
     )
     score: Literal["full", "cosine"] = Field(
         "full", description="Matching score: cosine + EM + IS (equation 9), or the cosine alone, which can be indexed."
+    )
+    tokens: Annotated[int, Ge(1), Le(4096)] | None = Field(
+        None,
+        description="Tokens of an image that the heads see: they are pooled to so many, a square map as a map; null: "
+        "as they come, of `backbone.features` at most 64.",
     )
 
 
@@ -281,6 +291,11 @@ class Settings(Section):
             raise ValueError(
                 f"backbone.lora trains adapters on frozen towers: set backbone.freeze to all (it is "
                 f"{self.backbone.freeze}), or backbone.lora to null."
+            )
+        if self.backbone.features is not None and self.backbone.lora and "image" in self.backbone.lora.towers:
+            raise ValueError(
+                "backbone.features takes the place of the image tower, which backbone.lora.towers names: set "
+                "backbone.lora.towers to [text]."
             )
         if self.train.batch_size % self.train.accumulate:
             raise ValueError(

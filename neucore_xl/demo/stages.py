@@ -119,7 +119,7 @@ def _evaluate(run_folder: Path, settings: Settings, split: Split) -> Evaluated:
 
     system = load_run(run_folder, checkpoint="last", settings=settings)
     chunks = list(system.scores(split)[""])
-    result = cirr.evaluate(split, chunks).with_context(protocol={"preprocessing": system.preprocessing})
+    result = cirr.evaluate(split, chunks).with_context(protocol=system.protocol)
     return Evaluated(settings, result, np.concatenate([scores for _, scores in chunks]))
 
 

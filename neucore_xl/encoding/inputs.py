@@ -11,10 +11,12 @@ from torch import Tensor
 
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.batches import ImageFeatures, ImageInput, Inputs, TextFeatures, TextInput
+from neucore_xl.data.features.folder import FeatureFolder
 from neucore_xl.data.triplets import Split
 from neucore_xl.encoding.cache import FeatureCache, cache_root, image_key
 from neucore_xl.errors import UserError
 from neucore_xl.models.backbone import Backbone
+from neucore_xl.models.given import GivenImages
 from neucore_xl.parallel.world import ALONE, World
 from neucore_xl.progress import track
 
@@ -25,7 +27,7 @@ class PixelInputs:
     def __init__(
         self,
         paths: Mapping[str, Path],
-        transform: Callable[[Any], Tensor],
+        transform: Callable[[Any], Tensor] | None,
         tokenizer: Callable[[list[str]], Tensor],
     ) -> None:
         self.paths = dict(paths)
@@ -36,6 +38,7 @@ class PixelInputs:
         """Pixels [U, 3, H, W], preprocessed. Raises ``UserError`` naming the file that cannot be decoded."""
         from neucore_xl.data.images import load_rgb
 
+        assert self.transform is not None, "these inputs were made for texts alone"
         return torch.stack([self.transform(load_rgb(self.path(name))) for name in names])
 
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -97,6 +100,37 @@ class CachedInputs:
             raise KeyError(f"text {error} was not announced when the feature cache was filled") from None
 
 
+class GivenInputs:
+    """Image features that were given, by name, and the texts of other inputs; picklable."""
+
+    def __init__(self, given: GivenImages, others: Inputs) -> None:
+        self.given = given
+        self.others = others
+
+    def images(self, names: Sequence[str]) -> ImageFeatures:
+        """``ImageFeatures`` of U rows; raises ``KeyError`` for an image that has none."""
+        return self.given.images(names)
+
+    def texts(self, texts: Sequence[str]) -> TextInput:
+        """What the others give."""
+        return self.others.texts(texts)
+
+
+def check_features(settings: Settings, splits: Sequence[Split], without_gallery: Collection[str] = ()) -> None:
+    """Raise ``UserError`` where ``backbone.features`` is no whole folder or does not cover ``splits``.
+
+    The sentence says of how many images there are none, and the first three names. Of splits named in
+    ``without_gallery`` the images of triplets alone are needed.
+    """
+    if settings.backbone.features is not None:
+        _check_names(GivenImages(FeatureFolder(settings.backbone.features)), splits, without_gallery)
+
+
+def _check_names(given: GivenImages, splits: Sequence[Split], without_gallery: Collection[str]) -> None:
+    for split in splits:
+        given.check(needed_images(split, split.name not in without_gallery), f"split {split.name}")
+
+
 def image_paths(splits: Sequence[Split]) -> dict[str, Path]:
     """Name to path over all images of ``splits``; raises ``UserError`` if one name means two files."""
     paths: dict[str, Path] = {}
@@ -125,12 +159,18 @@ def make_inputs(
     Frozen towers are computed now, as far as the cache lacks them, on ``device`` (None: where the backbone is). Of
     splits named in ``without_gallery`` only the images of triplets are: a training split is not ranked, and its
     gallery is large. All ranks of ``world`` call it alike and share the work; it runs the bare backbone, so before
-    ZeRO-3 shards it. Raises ``UserError`` for an image that is not there or cannot be decoded.
+    ZeRO-3 shards it. Raises ``UserError`` for an image that is not there or cannot be decoded; where the backbone has
+    given features, for one that has none, and for a damaged file of them.
     """
+    given = backbone.given
+    if given is not None:
+        with world.agreed():
+            _check_names(given, splits, without_gallery)
+        world.on_main(given.folder.check)
     with world.agreed():
-        transform = backbone.transform(settings.data.target_pad)
+        transform = None if given else backbone.transform(settings.data.target_pad)
         pixels = PixelInputs(image_paths(splits), transform, backbone.tokenizer)
-        cache_images, cache_texts = backbone.image_frozen, backbone.text_frozen
+        cache_images, cache_texts = backbone.image_frozen and not given, backbone.text_frozen
         if not settings.train.cache_features:
             cache_images = cache_texts = False
         keys: dict[str, str] = {}
@@ -138,11 +178,11 @@ def make_inputs(
             names = [name for split in splits for name in needed_images(split, split.name not in without_gallery)]
             keys = {name: image_key(pixels.path(name)) for name in dict.fromkeys(names)}
     if not (cache_images or cache_texts):
-        return pixels
+        return GivenInputs(given, pixels) if given else pixels
     cache = FeatureCache(
         cache_root(settings.train) / "features",
         image_tower=backbone.fingerprint("image") if cache_images else "",
-        transform=transform.fingerprint(),
+        transform=transform.fingerprint() if transform else "",
         text_tower=backbone.fingerprint("text") if cache_texts else "",
     )
     size = settings.evaluation.batch_size
@@ -165,7 +205,8 @@ def make_inputs(
             world=world,
             batch=size,
         )
-    return CachedInputs(cache, pixels, keys, cache_images=cache_images, cache_texts=cache_texts)
+    cached = CachedInputs(cache, pixels, keys, cache_images=cache_images, cache_texts=cache_texts)
+    return GivenInputs(given, cached) if given else cached
 
 
 def needed_images(split: Split, gallery: bool) -> tuple[str, ...]:

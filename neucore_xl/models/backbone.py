@@ -15,22 +15,31 @@ from torch import Tensor, nn
 
 from neucore_xl.config.schema import BackboneSettings, FreezeBlocks, LoraSettings
 from neucore_xl.data.batches import ImageFeatures, ImageInput, TextFeatures, TextInput
+from neucore_xl.data.features.folder import FeatureFolder
 from neucore_xl.errors import UserError
 from neucore_xl.models import freezing, lora
+from neucore_xl.models.given import GivenImages, orthonormal
+from neucore_xl.models.grid import pooled_to
 from neucore_xl.models.towers import Opened, image_mean_std, open_model, parameters_hash
 
 if TYPE_CHECKING:
     from neucore_xl.data.images import ImageTransform
 
 Part = Literal["all", "image", "text"]
+_NONE = (0.0, 0.0, 0.0)
 
 
-def build_backbone(settings: BackboneSettings) -> Backbone:
-    """Open, freeze, adapt and probe the model that ``settings`` names.
+def build_backbone(settings: BackboneSettings, tokens: int | None = None) -> Backbone:
+    """Open, freeze, adapt and probe the model that ``settings`` names; ``tokens`` is ``model.tokens``.
 
-    Raises ``UserError``: unknown name, unreadable config, weights missing or of another model, nothing to adapt.
+    Raises ``UserError``: unknown name, unreadable config, weights missing or of another model, nothing to adapt,
+    ``backbone.features`` that are no whole folder of features.
     """
-    return Backbone(open_model(settings), settings.freeze, settings.activation_checkpointing, settings.lora)
+    given = None if settings.features is None else GivenImages(FeatureFolder(settings.features), tokens)
+    opened = open_model(settings)
+    return Backbone(
+        opened, settings.freeze, settings.activation_checkpointing, settings.lora, tokens=tokens, given=given
+    )
 
 
 class Backbone(nn.Module):
@@ -38,7 +47,11 @@ class Backbone(nn.Module):
 
     A tower without trainable parameters runs without gradient and stays in eval mode, as do the frozen blocks of
     a partly frozen tower (their BatchNorm statistics do not move). ``token_width`` Dv, ``word_width`` Dt,
-    ``embed_dim`` D and ``n_tokens`` N are measured on one blank input.
+    ``embed_dim`` D and ``n_tokens`` N are measured on one blank input. ``tokens``: pool an image's tokens to so many.
+
+    ``given`` features of images take the place of the image tower, which is dropped. Where their pooled width is not
+    that of the texts, D is the wider one, and the narrower side is carried there by a fixed matrix with orthonormal
+    columns, which keeps its inner products: texts here, images where they are read.
     """
 
     def __init__(
@@ -47,9 +60,17 @@ class Backbone(nn.Module):
         freeze: Literal["all", "none"] | FreezeBlocks = "all",
         activation_checkpointing: bool = False,
         adapters: LoraSettings | None = None,
+        *,
+        tokens: int | None = None,
+        given: GivenImages | None = None,
     ) -> None:
         super().__init__()
         self.clip = opened.model
+        self.given, self._tokens = given, tokens
+        self.widen: Tensor | None
+        self.register_buffer("widen", None, persistent=False)
+        if given is not None:
+            self.clip.visual = nn.Identity()
         if hasattr(self.clip, "text_decoder"):
             self.clip.text_decoder = nn.Identity()  # CoCa's captioner: nothing here reads it
         self.tokenizer: Callable[[list[str]], Tensor] = opened.tokenizer
@@ -59,7 +80,7 @@ class Backbone(nn.Module):
         # CoCa's last norm acts after its attention pool and does not fit the tokens
         self._normalize = getattr(self.clip.visual, "attn_pool", None) is None
         self._freeze(freeze)
-        self.image_size, self._mean, self._std = image_mean_std(self.clip)
+        self.image_size, self._mean, self._std = (0, _NONE, _NONE) if given else image_mean_std(self.clip)
         if adapters is not None:
             towers: dict[str, set[str]] = {part: set(self._tower(part)) for part in adapters.towers}
             lora.add_adapters(self.clip, adapters, towers, self._probe)
@@ -79,7 +100,11 @@ class Backbone(nn.Module):
         return not any(p.requires_grad for p in self._tower("text").values())
 
     def encode_images(self, pixels: Tensor) -> ImageFeatures:
-        """``pixels [U, 3, S, S]`` (preprocessed) to ``tokens [U, N, Dv]`` and ``pooled [U, D]``, not normalised."""
+        """``pixels [U, 3, S, S]`` (preprocessed) to ``tokens [U, N, Dv]`` and ``pooled [U, D]``, not normalised.
+
+        Raises ``UserError`` where the features of images are given.
+        """
+        self._need_pictures()
         with torch.no_grad() if self.image_frozen else contextlib.nullcontext():
             out = self.clip.forward_intermediates(  # type: ignore[operator]
                 image=pixels,
@@ -88,7 +113,8 @@ class Backbone(nn.Module):
                 normalize=False,
                 normalize_intermediates=self._normalize,
             )
-        return ImageFeatures(out["image_intermediates"][-1].flatten(2).transpose(1, 2), out["image_features"])
+        tokens = out["image_intermediates"][-1].flatten(2).transpose(1, 2)
+        return ImageFeatures(tokens if self._tokens is None else pooled_to(tokens, self._tokens), out["image_features"])
 
     def encode_texts(self, ids: Tensor) -> TextFeatures:
         """Token ids ``[B, L]`` to ``words [B, L, Dt]``, ``pooled [B, D]`` (not normalised) and ``mask [B, L]``.
@@ -102,6 +128,8 @@ class Backbone(nn.Module):
             return TextFeatures(empty.view(0, ids.shape[1], self.word_width), empty.view(0, self.embed_dim), mask)
         with torch.no_grad() if self.text_frozen else contextlib.nullcontext():
             words, pooled = self._hf_texts(ids) if self._hf_text else self._native_texts(ids)
+            if self.widen is not None:
+                pooled = nn.functional.linear(pooled, self.widen)
         return TextFeatures(words, pooled, mask)
 
     def images(self, x: ImageInput) -> ImageFeatures:
@@ -121,17 +149,22 @@ class Backbone(nn.Module):
         return next(self.clip.parameters()).dtype  # fp32, unless an engine holds all parameters in bf16
 
     def transform(self, target_pad: float) -> ImageTransform:
-        """Image to pixels ``[3, S, S]`` with the size, mean and standard deviation of the tower's pretraining."""
+        """Image to pixels ``[3, S, S]`` with the size, mean and standard deviation of the tower's pretraining.
+
+        Raises ``UserError`` where the features of images are given.
+        """
         from neucore_xl.data.images import ImageTransform
 
+        self._need_pictures()
         return ImageTransform(self.image_size, self._mean, self._std, target_pad)
 
     def fingerprint(self, part: Part = "all") -> str:
         """SHA-256 (hex) of the architecture and of all weights, or of one tower's: what a feature cache is keyed by.
 
-        Adapters do not enter: it is that of the model without them.
+        Adapters do not enter: it is that of the model without them. Given features enter in the place of the tower
+        that they replace, and the number of tokens where an image's tokens are pooled.
         """
-        salt = json.dumps([self._architecture, self.image_size, part], sort_keys=True)
+        salt = json.dumps([self._architecture, self.image_size, part, *self._changes(part)], sort_keys=True)
         state = lora.base_state(self.clip)
         return parameters_hash({k: v for k, v in state.items() if part == "all" or _part_of(k) == part}, salt)
 
@@ -141,6 +174,24 @@ class Backbone(nn.Module):
         if mode:
             freezing.keep_frozen_in_eval(self)
         return self
+
+    def _changes(self, part: Part) -> list[str | int]:
+        """What else decides the features of ``part``; nothing where a model is taken as it is."""
+        found: list[str | int] = []
+        if self.given is not None and part != "text":
+            found.append(self.given.folder.digest)
+        if self.widen is not None and part != "image":
+            found.append(f"width {self.embed_dim}")
+        if self.given is None and self._tokens is not None and part == "image":
+            found.append(f"tokens {self._tokens}")
+        return found
+
+    def _need_pictures(self) -> None:
+        if self.given is not None:
+            raise UserError(
+                f"this system has no image tower, it reads features by image name (backbone.features="
+                f"{self.given.folder.path}): pictures can be encoded by a system with an image tower alone."
+            )
 
     def _native_texts(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         out = self.clip.forward_intermediates(  # type: ignore[operator]
@@ -169,7 +220,7 @@ class Backbone(nn.Module):
                 ("image", visual, freezing.image_groups, freeze.image),
                 ("text", text, freezing.text_groups, freeze.text),
             ):
-                if blocks:
+                if blocks and not (part == "image" and self.given):
                     freezing.freeze_blocks(self._tower(part).values(), groups(tower), blocks)  # type: ignore[arg-type]
         self.train(self.training)
 
@@ -187,17 +238,29 @@ class Backbone(nn.Module):
         training = self.training
         self.eval()
         with torch.no_grad():
-            images = self.encode_images(torch.zeros(1, 3, self.image_size, self.image_size))
             texts = self.encode_texts(self.tokenizer(["a"]))
-        self.n_tokens, self.token_width = images.tokens.shape[1:]
-        self.embed_dim = images.pooled.shape[1]
-        if texts.pooled.shape[1] != self.embed_dim:
-            raise UserError(
-                f"The backbone's towers do not share a space: images have {self.embed_dim} dimensions, "
-                f"texts {texts.pooled.shape[1]}; correct embed_dim or a projection in its config."
-            )
-        self.word_width = texts.words.shape[2]
+            if self.given is None:
+                images = self.encode_images(torch.zeros(1, 3, self.image_size, self.image_size))
+        self.word_width, text_width = texts.words.shape[2], texts.pooled.shape[1]
+        if self.given is not None:
+            self._join(self.given, text_width)
+        else:
+            self.n_tokens, self.token_width = images.tokens.shape[1:]
+            self.embed_dim = images.pooled.shape[1]
+            if text_width != self.embed_dim:
+                raise UserError(
+                    f"The backbone's towers do not share a space: images have {self.embed_dim} dimensions, "
+                    f"texts {text_width}; correct embed_dim or a projection in its config."
+                )
         self.train(training)
+
+    def _join(self, given: GivenImages, text_width: int) -> None:
+        self.n_tokens, self.token_width = given.n_tokens, given.token_width
+        self.embed_dim = max(text_width, given.pooled_width)
+        given.widen_to(self.embed_dim)
+        if text_width < self.embed_dim:
+            matrix = orthonormal(self.embed_dim, text_width)
+            self.widen = matrix.to(next(self.clip.parameters()).device)
 
 
 def _part_of(name: str) -> Part:

@@ -40,3 +40,17 @@ def at_most(tokens: Tensor, most: int) -> Tensor:
     if side(tokens.shape[1]) is None:
         return F.adaptive_avg_pool1d(tokens.transpose(1, 2), most).transpose(1, 2)
     return from_map(F.adaptive_avg_pool2d(to_map(tokens), math.isqrt(most)))
+
+
+def pooled_to(tokens: Tensor, count: int, *, square: bool = True) -> Tensor:
+    """``tokens [B, N, d]`` as exactly ``count`` tokens ``[B, count, d]``, each the mean of a cell of the old ones.
+
+    Where N and ``count`` are both square numbers (and ``square`` allows it), tokens are a map and cells its rectangles;
+    else neighbours in their order. Where ``count`` exceeds N, cells overlap and tokens repeat.
+    """
+    if tokens.shape[1] == count:
+        return tokens
+    size = side(count)
+    if square and size is not None and side(tokens.shape[1]) is not None:
+        return from_map(F.adaptive_avg_pool2d(to_map(tokens), size))
+    return F.adaptive_avg_pool1d(tokens.transpose(1, 2), count).transpose(1, 2)

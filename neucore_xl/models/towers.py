@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from neucore_xl.config.schema import BackboneSettings
 from neucore_xl.errors import UserError, did_you_mean, nearest
 from neucore_xl.jsonfile import read_json
+from neucore_xl.models import text_only
 
 LOCAL_DIR = "local-dir:"
 Triple = tuple[float, float, float]
@@ -53,6 +54,8 @@ def open_model(settings: BackboneSettings) -> Opened:
     weights that are missing, unreadable, of another model or of another activation.
     """
     name, architecture, preprocess = _named(settings)
+    if "vision_cfg" not in architecture:
+        return _open_texts(name, architecture, settings)
     model = _create(name, architecture, settings, preprocess)
     tokenizer = _tokenizer(name, architecture, own_config=settings.config is not None)
     return Opened(model, tokenizer, _pad_id(model, tokenizer), architecture)
@@ -66,7 +69,9 @@ def outline_model(settings: BackboneSettings) -> Opened:
     file of weights is there is not asked.
     """
     name, architecture, preprocess = _named(settings)
-    if ":" in name:  # the architecture of a folder or hub model, without the weights beside it
+    if "vision_cfg" not in architecture:
+        name, architecture = _registered_texts(name, architecture)
+    elif ":" in name:  # the architecture of a folder or hub model, without the weights beside it
         name = _register(Path(name.replace(":", "-").replace("/", "-")).name, architecture)
     elif settings.pretrained is not None and not (
         _is_file_name(settings.pretrained) or Path(settings.pretrained).is_file()
@@ -83,6 +88,34 @@ def outline_model(settings: BackboneSettings) -> Opened:
     return Opened(model, blank, _pad_id(model, blank), architecture)
 
 
+def _open_texts(name: str, architecture: dict[str, Any], settings: BackboneSettings) -> Opened:
+    """The model of a folder that holds a text tower alone; its image tower is a blank that the backbone drops."""
+    own_name, complete = _registered_texts(name, architecture)
+    model = _guarded(own_name, None, load_weights=False, **_options({}))
+    if settings.pretrained in (None, name):
+        weights = text_only.weights_in(_folder_of(name)) if name.startswith(LOCAL_DIR) else None
+    else:
+        weights = Path(str(settings.pretrained)).expanduser()
+        if not weights.is_file():
+            raise UserError(f"backbone.pretrained: {name} is a text tower alone and {weights} no file; set it to null.")
+    if weights is not None:
+        text_only.load_texts(model, weights)
+    text = complete["text_cfg"]
+    has_own = bool(text.get("hf_model_name"))
+    tokenizer = _hf_tokenizer(text) if has_own else _bpe_tokenizer(text.get("context_length", 77))
+    return Opened(model, tokenizer, _pad_id(model, tokenizer), architecture)
+
+
+def _registered_texts(name: str, architecture: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    folder = _folder_of(name) if name.startswith(LOCAL_DIR) else None
+    complete = text_only.buildable(architecture, folder)
+    return _register(f"texts-of-{folder.resolve().name if folder else name}", complete), complete
+
+
+def _folder_of(name: str) -> Path:
+    return Path(name.removeprefix(LOCAL_DIR))
+
+
 def _named(settings: BackboneSettings) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Name, architecture and ``preprocess_cfg`` of the model that ``settings`` means."""
     preprocess: dict[str, Any] = {}
@@ -92,7 +125,7 @@ def _named(settings: BackboneSettings) -> tuple[str, dict[str, Any], dict[str, A
         name = settings.pretrained
     else:
         name = settings.name
-    return name, _architecture(name), preprocess
+    return name, _architecture(name, texts_alone=settings.features is not None), preprocess
 
 
 def _register_config(path: Path) -> tuple[str, dict[str, Any]]:
@@ -140,7 +173,7 @@ def _register(name: str, model: dict[str, Any]) -> str:
     return name
 
 
-def _architecture(name: str) -> dict[str, Any]:
+def _architecture(name: str, texts_alone: bool = False) -> dict[str, Any]:
     try:
         config = get_model_config(name if ":" in name else name.replace("/", "-"))
     except Exception as error:
@@ -148,7 +181,15 @@ def _architecture(name: str) -> dict[str, Any]:
         raise UserError(f"The {kind} {name!r} gives no open_clip_config.json ({_first_line(error)}).") from None
     if config is None:
         raise UserError(f"Unknown backbone {name!r}{did_you_mean(nearest(name, open_clip.list_models(), cutoff=0.0))}")
-    _check_config(config, f"the config of {name}")
+    where = f"the config of {name}"
+    if name.startswith(LOCAL_DIR) and isinstance(config, dict) and "vision_cfg" not in config and "text_cfg" in config:
+        if not texts_alone:
+            raise UserError(
+                f"{where} is that of a text tower alone: set backbone.features to a folder of image features."
+            )
+        _check_config(config | {"vision_cfg": {}}, where)
+        return config
+    _check_config(config, where)
     return config
 
 
@@ -284,7 +325,7 @@ def _bpe_tokenizer(context_length: int) -> open_clip.SimpleTokenizer:
 
 def _hf_tokenizer(text: dict[str, Any]) -> Callable[[list[str]], Tensor]:
     try:
-        return open_clip.HFTokenizer(
+        return open_clip.tokenizer.HFTokenizer(
             text["hf_model_name"], context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {})
         )
     except Exception as error:

@@ -84,13 +84,25 @@ class System:
 
         A run folder and its exported file have the same. It is computed once: a system that is trained on changes.
         """
-        pixels = self.backbone.transform(self.settings.data.target_pad).fingerprint()
-        salt = "\x1f".join([repr(self.identity), self.settings.model.model_dump_json(), pixels])
+        given = self.backbone.given
+        pixels = given.folder.digest if given else self.backbone.transform(self.settings.data.target_pad).fingerprint()
+        model = self.settings.model.model_dump_json(exclude_none=True)
+        salt = "\x1f".join([repr(self.identity), model, pixels])
         return parameters_hash(stored_state(self.composer, self.backbone), salt)
 
     @property
+    def protocol(self) -> dict[str, Any]:
+        """What every protocol says of images: how pictures become pixels, or which features were given instead."""
+        if (given := self.backbone.given) is not None:
+            return {"features": {"origin": given.folder.manifest.origin, "digest": given.folder.digest}}
+        return {"preprocessing": self.preprocessing}
+
+    @property
     def preprocessing(self) -> dict[str, Any]:
-        """How pictures become pixels, a part of every protocol: side in pixels, padding, normalisation."""
+        """How pictures become pixels: side in pixels, padding, normalisation.
+
+        Raises ``UserError`` where the features of images are given.
+        """
         transform = self.backbone.transform(self.settings.data.target_pad)
         return {
             "size": transform.size,
@@ -209,7 +221,7 @@ def assemble(settings: Settings, vocabulary: Vocabulary | None = None, *, world:
         vocabulary = world.on_main(lambda: build_vocabulary(settings, tagger))
     with world.agreed(), torch.random.fork_rng():
         torch.manual_seed(settings.train.seed)
-        backbone = build_backbone(settings.backbone)
+        backbone = build_backbone(settings.backbone, settings.model.tokens)
         fingerprint = frozen_fingerprint(backbone)
         torch.manual_seed(settings.train.seed)  # heads do not depend on how many numbers the towers drew
         composer = build_composer(settings, backbone, vocabulary)
@@ -226,13 +238,14 @@ def frozen_fingerprint(backbone: Backbone) -> str:
     """SHA-256 (hex) of the weights that checkpoints leave out, and of the backbone's names and shapes.
 
     Trained parts do not enter, so it is the same before and after training; adapters on frozen towers leave it as it
-    is without them.
+    is without them. Given image features enter in the place of the tower that they replace.
     """
     weights = [(name, p) for name, p in backbone.named_parameters() if not is_adapter(name)]
     if not any(p.requires_grad for _, p in weights):
         return backbone.fingerprint()
     shapes = sorted((name, tuple(p.shape), p.requires_grad) for name, p in weights)
-    return parameters_hash({name: p for name, p in weights if not p.requires_grad}, repr(shapes))
+    given = f"|features {backbone.given.folder.digest}" if backbone.given else ""
+    return parameters_hash({name: p for name, p in weights if not p.requires_grad}, repr(shapes) + given)
 
 
 def load_run(

@@ -66,7 +66,7 @@ def blank_batch(settings: Settings, backbone: Backbone, queries: int) -> Batch:
 
 
 def _images(settings: Settings, backbone: Backbone, count: int) -> ImageInput:
-    if settings.train.cache_features and backbone.image_frozen:
+    if backbone.given is not None or (settings.train.cache_features and backbone.image_frozen):
         return ImageFeatures(
             torch.zeros(count, backbone.n_tokens, backbone.token_width), torch.zeros(count, backbone.embed_dim)
         )

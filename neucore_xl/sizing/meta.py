@@ -8,20 +8,26 @@ from __future__ import annotations
 import torch
 
 from neucore_xl.config.schema import BackboneSettings, Settings
+from neucore_xl.data.features.folder import FeatureFolder
 from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.composer import Composer
+from neucore_xl.models.given import GivenImages
 from neucore_xl.models.registry import composer_of
 from neucore_xl.models.towers import outline_model
 
 
-def meta_backbone(settings: BackboneSettings) -> Backbone:
-    """``build_backbone(settings)`` on the meta device; ids of its tokenizer are zeros ``[B, L]``.
+def meta_backbone(settings: BackboneSettings, tokens: int | None = None) -> Backbone:
+    """``build_backbone(settings, tokens)`` on the meta device; ids of its tokenizer are zeros ``[B, L]``.
 
     Raises ``UserError`` for an unknown name or tag, an unreadable config, and a text tower whose architecture is
-    not on this machine.
+    not on this machine, and ``backbone.features`` that are no folder of features.
     """
+    given = None if settings.features is None else GivenImages(FeatureFolder(settings.features), tokens)
     with torch.device("meta"):
-        return Backbone(outline_model(settings), settings.freeze, settings.activation_checkpointing, settings.lora)
+        opened = outline_model(settings)
+        return Backbone(
+            opened, settings.freeze, settings.activation_checkpointing, settings.lora, tokens=tokens, given=given
+        )
 
 
 def meta_composer(settings: Settings, vocabulary_size: int) -> tuple[Composer, Backbone]:
@@ -30,7 +36,7 @@ def meta_composer(settings: Settings, vocabulary_size: int) -> tuple[Composer, B
     ``vocabulary_size``: concepts C of the training sentences, whose features a system that aligns concepts holds.
     Raises ``UserError`` as ``meta_backbone`` does, and for an unknown system.
     """
-    backbone = meta_backbone(settings.backbone)
+    backbone = meta_backbone(settings.backbone, settings.model.tokens)
     with torch.device("meta"):
         count = vocabulary_size if settings.loss.concept_weight > 0 else 0
         # made on the CPU: autocast, which the heads switch off around their norms, knows no meta device

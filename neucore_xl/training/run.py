@@ -17,6 +17,7 @@ from neucore_xl.config.schema import Settings
 from neucore_xl.data.datasets import open_from_settings
 from neucore_xl.data.settings import check_dataset
 from neucore_xl.data.triplets import Split
+from neucore_xl.encoding.inputs import check_features
 from neucore_xl.encoding.scores import Scorer
 from neucore_xl.encoding.sentences import check_sequences
 from neucore_xl.errors import UserError
@@ -124,6 +125,7 @@ def _open(settings: Settings, folder: RunFolder, together: Together, held: ExitS
         val_split = open_from_settings(settings.data, settings.data.val_split)
         check_labels(val_split)
         check_sequences(settings, [train_split, val_split])
+        check_features(settings, [train_split, val_split], without_gallery=[settings.data.train_split])
         order = batch_order(train_split, settings)
         vocabulary = folder.vocabulary() if resumed else None
     found = latest(folder.checkpoints, world) if resumed else None

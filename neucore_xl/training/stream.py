@@ -17,7 +17,7 @@ from neucore_xl.config.schema import Settings, TrainSettings
 from neucore_xl.data.batches import Batch, Inputs
 from neucore_xl.data.triplets import Split, Triplet
 from neucore_xl.encoding.collate import Collator
-from neucore_xl.encoding.inputs import CachedInputs
+from neucore_xl.encoding.inputs import CachedInputs, GivenInputs
 from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import World
 
@@ -164,7 +164,8 @@ def training_stream(
 
 def workers_for(inputs: Inputs, settings: Settings) -> int:
     """Loader processes: none where images come from the cache, which is faster read here than sent from there."""
-    return 0 if isinstance(inputs, CachedInputs) and inputs.cache_images else settings.data.workers
+    stored = isinstance(inputs, GivenInputs) or (isinstance(inputs, CachedInputs) and inputs.cache_images)
+    return 0 if stored else settings.data.workers
 
 
 class _Triplets(Dataset[Triplet]):
