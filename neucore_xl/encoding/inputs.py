@@ -307,7 +307,7 @@ def _encode_texts(
         for start in range(0, len(texts), batch_size):
             chunk = texts[start : start + batch_size]
             with torch.no_grad():
-                f = backbone.encode_texts(backbone.tokenizer(chunk).to(device))
+                f = backbone.encode_texts(backbone.without_padding(backbone.tokenizer(chunk)).to(device))
             yield chunk, TextFeatures(f.words.cpu(), f.pooled.cpu(), f.mask.cpu())
             advance(len(chunk))
 

@@ -132,6 +132,16 @@ class Backbone(nn.Module):
                 pooled = nn.functional.linear(pooled, self.widen)
         return TextFeatures(words, pooled, mask)
 
+    def without_padding(self, ids: Tensor) -> Tensor:
+        """Token ids ``[B, L]`` without the last columns that are padding in every row, at least one column is left.
+
+        As they are where a text tower reads padding too: only Hugging Face towers are told what it is.
+        """
+        if not self._hf_text or not len(ids):
+            return ids
+        real = (ids != self._pad_id).any(0).nonzero()
+        return ids[:, : int(real.max()) + 1 if len(real) else 1]
+
     def images(self, x: ImageInput) -> ImageFeatures:
         """Encode pixels; pass features on, in the precision of the parameters."""
         if isinstance(x, ImageFeatures):
