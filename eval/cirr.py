@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scores import context, guarded, meet, open_run, parser, settings_of
+from scores import context, guarded, meet, open_run, parser, settings_of, source
 
 from neucore_xl import terminal
 from neucore_xl.errors import UserError
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"--labels {options.labels}: the labels of {options.split} are hidden; leave --labels out.")
 
     def prepare() -> None:
-        prepare_output(options.out, run=str(options.run), force=options.force)
+        prepare_output(options.out, run=source(options), force=options.force)
         if not labelled:
             submission.refuse_existing(options.out, split, force=options.force)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scores import context, guarded, meet, open_run, parser, settings_of
+from scores import context, guarded, meet, open_run, parser, settings_of, source
 
 from neucore_xl import terminal
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def prepare() -> None:
         for folder in folders:
-            prepare_output(folder, run=str(options.run), force=options.force)
+            prepare_output(folder, run=source(options), force=options.force)
 
     world = meet(settings)
     world.on_main(prepare)

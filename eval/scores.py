@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # torch is imported when a run is really opened, so that --he
     from neucore_xl.parallel.world import World
     from neucore_xl.runs.system import System
 
+UNTRAINED = ("product", "sum", "steps", "ridge", "ridge-words", "image-only", "text-only")
+
 
 class Parser(argparse.ArgumentParser):
     """Its refusals, which repeat what was typed, show control characters as escapes."""
@@ -31,9 +33,15 @@ def parser(description: str, example: str) -> Parser:
     p = Parser(
         description=description, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument(
-        "--run", "--run-dir", required=True, type=Path, help="run folder of `train --run-dir`, or an exported file"
+    which = p.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", "--run-dir", type=Path, help="run folder of `train --run-dir`, or an exported file")
+    which.add_argument(
+        "--system",
+        metavar="NAME",
+        help="instead of a run, a system that is not trained: product, sum, steps, ridge, ridge-words, image-only or "
+        "text-only; what it fits in closed form, it fits on the split train below ROOT",
     )
+    p.add_argument("--backbone", metavar="NAME", help="of --system: an open_clip model, local-dir:DIR or hf-hub:MODEL")
     p.add_argument("--data", required=True, type=Path, metavar="ROOT", help="folder with captions/ and image_splits/")
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the figures are written")
     p.add_argument("--checkpoint", default="best", help="best, last or a step number (default: best)")
@@ -76,16 +84,48 @@ def settings_of(arguments: argparse.Namespace, dataset: str) -> Settings:
     """The run's own settings on the given data, device and overrides; imports no torch."""
     from neucore_xl.config.load import load_file, with_overrides
 
+    if arguments.system is not None:
+        return _untrained_settings(arguments, dataset)
+    if arguments.backbone is not None:
+        raise UserError("--backbone belongs to --system: a run has its own.")
     config = arguments.run / "config.yaml"
     if not config.is_file() and not arguments.run.is_file():
         raise UserError(f"{arguments.run} is no run folder (it has no config.yaml): give the --run-dir of its training")
+    stored = load_file(config) if config.is_file() else _exported_settings(arguments.run)
     # an evaluation may run on another number of processes than the training did
-    overrides = [f"data.name={dataset}", f"train.device={arguments.device}", "train.world_size=null"]
-    overrides += arguments.overrides
-    if arguments.batch_size is not None:
-        overrides.append(f"evaluation.batch_size={arguments.batch_size}")
-    settings = with_overrides(load_file(config) if config.is_file() else _exported_settings(arguments.run), overrides)
+    return _on_the_data(with_overrides(stored, [*_own(arguments, dataset), "train.world_size=null"]), arguments)
+
+
+def _own(arguments: argparse.Namespace, dataset: str) -> list[str]:
+    """The options as overrides, before those that were typed."""
+    size = [] if arguments.batch_size is None else [f"evaluation.batch_size={arguments.batch_size}"]
+    return [f"data.name={dataset}", f"train.device={arguments.device}", *arguments.overrides, *size]
+
+
+def _on_the_data(settings: Settings, arguments: argparse.Namespace) -> Settings:
     return settings.model_copy(update={"data": settings.data.model_copy(update={"root": arguments.data})})
+
+
+def _untrained_settings(arguments: argparse.Namespace, dataset: str) -> Settings:
+    """The defaults with the system and the backbone that were asked for."""
+    from neucore_xl.config.load import with_overrides
+    from neucore_xl.config.schema import Settings
+    from neucore_xl.errors import did_you_mean, nearest
+
+    if arguments.system not in UNTRAINED:
+        hint = did_you_mean(nearest(arguments.system, UNTRAINED), ".")
+        raise UserError(
+            f"--system {arguments.system}: only {', '.join(UNTRAINED)} need no training{hint} Give others as --run."
+        )
+    if arguments.backbone is None:
+        raise UserError(f"--system {arguments.system} needs --backbone, an open_clip model such as ViT-B-16-quickgelu.")
+    if arguments.checkpoint != "best":
+        raise UserError("--checkpoint belongs to --run: an untrained system has none.")
+    settings = with_overrides(Settings(), [f"model.name={arguments.system}"])
+    brings = arguments.backbone.startswith(("local-dir:", "hf-hub:"))
+    own = {"name": arguments.backbone, **({"pretrained": None} if brings else {})}
+    settings = settings.model_copy(update={"backbone": settings.backbone.model_copy(update=own)})
+    return _on_the_data(with_overrides(settings, _own(arguments, dataset)), arguments)
 
 
 def _exported_settings(file: Path) -> Settings:
@@ -95,10 +135,29 @@ def _exported_settings(file: Path) -> Settings:
     return ExportedRun(file).settings()
 
 
+def source(arguments: argparse.Namespace) -> str:
+    """What is evaluated, as a result records it."""
+    return str(arguments.run) if arguments.system is None else f"untrained {arguments.system}"
+
+
 def open_run(arguments: argparse.Namespace, settings: Settings, world: World, split: Split) -> System:
-    """The run's system on the device of every process, once it is clear that given features cover ``split``."""
+    """The run's system, or the untrained one that was asked for, on the device of every process.
+
+    First it is made clear that given features cover ``split``. An untrained system that fits something is fitted on
+    the split ``data.train_split``; what was found is said.
+    """
     from neucore_xl.encoding.inputs import check_features
     from neucore_xl.runs.system import load_run
+
+    if arguments.system is not None:
+        from neucore_xl.runs.fitting import fitted, told
+
+        with world.agreed():
+            check_features(settings, [split])
+        system, report = fitted(settings, world)
+        if report is not None and world.is_main:
+            terminal.say(told(report))
+        return system
 
     with world.agreed():
         check_features(settings, [split])
@@ -110,11 +169,10 @@ def context(system: System) -> dict[str, dict[str, Any]]:
     """What a result says of its making: ``protocol`` (pictures to pixels), ``environment`` (weights, code, data)."""
     from neucore_xl.runs.environment import describe
 
-    assert system.checkpoint is not None
     environment = {
-        "run": str(system.path),
+        "run": str(system.path) if system.path else f"untrained {system.settings.model.name}",
         "row": system.settings.model.name,
-        "checkpoint": system.checkpoint.path.name,
+        "checkpoint": system.checkpoint.path.name if system.checkpoint else None,
         "precision": system.settings.evaluation.precision,
         **describe(system.settings, sys.argv),
     }

@@ -15,16 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neucore_xl.config.schema import Settings
 from neucore_xl.data.batches import TextFeatures, move
+from neucore_xl.data.datasets import open_from_settings
 from neucore_xl.data.triplets import Split, Triplet
-from neucore_xl.encoding.inputs import device_of, on_device
+from neucore_xl.encoding.inputs import check_features, device_of, on_device
 from neucore_xl.encoding.scores import Scorer
+from neucore_xl.language.vocabulary import Vocabulary
 from neucore_xl.models.head import Head
 from neucore_xl.models.layers import l2
 from neucore_xl.models.starts.pairs import Pairs
 from neucore_xl.models.starts.search import Found, search
+from neucore_xl.parallel.world import ALONE, World
 from neucore_xl.progress import track
-from neucore_xl.runs.system import System
+from neucore_xl.runs.system import System, assemble
 
 SAMPLE, MOST = 4096, 50_000  # pairs that pass the towers, and pairs whose features are read
 Report = dict[str, Any]
@@ -55,6 +59,23 @@ def fit(system: System, scorer: Scorer, split: Split, *, device: torch.device | 
     with torch.no_grad():
         head.temperature.theta.fill_(result.log_scale)
     return dict(result.report) | {"seconds": round(seconds, 1)}
+
+
+def fitted(settings: Settings, world: World = ALONE) -> tuple[System, Report | None]:
+    """An untrained system on its device, fitted on ``data.train_split`` if there is something to fit, and the report.
+
+    Raises ``UserError`` as ``assemble`` does, and where that split is missing although it is needed.
+    """
+    system = assemble(settings, Vocabulary([]), world=world).to(settings.train.device)
+    system.composer.eval()
+    head = system.composer
+    if not isinstance(head, Head) or head.fitted() is None:
+        return system, None
+    with world.agreed():
+        split = open_from_settings(settings.data, settings.data.train_split)
+        check_features(settings, [split])
+    scorer = system.prepare([split], without_gallery=[split.name])
+    return system, fit(system, scorer, split)
 
 
 def told(report: Report) -> str:
