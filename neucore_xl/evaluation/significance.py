@@ -91,3 +91,52 @@ def paired_bootstrap(
     return bootstrap_interval(
         first - second, strata=strata, seed=seed, resamples=resamples, confidence=confidence, method=method
     )
+
+
+def paired_p_value(
+    a: Values, b: Values, *, strata: NDArray[Any] | None = None, seed: int = 0, resamples: int = 9999
+) -> float:
+    """Two-sided p of the mean difference of two systems on the same queries, by sign flips (scipy's permutation test).
+
+    ``a`` and ``b`` are per-query values ``[Q]``. Under the null hypothesis the sign of every query's difference is a
+    coin's; all 2^Q flips where they are at most ``resamples``, else so many drawn with ``seed``, which cannot give
+    less than 2 / (resamples + 1). With ``strata`` the mean is that of the categories' means, as in
+    :func:`bootstrap_interval`. Raises ``ValueError`` for values of other shapes or that are not finite.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1 or not len(first):
+        raise ValueError(f"paired values need the same queries, got {first.shape} and {second.shape}")
+    difference = first - second
+    if not np.isfinite(difference).all():
+        raise ValueError("a test needs finite values")
+    if strata is not None:
+        names, group, sizes = np.unique(strata, return_inverse=True, return_counts=True)
+        difference = difference * len(difference) / (len(names) * sizes[group])
+    difference = difference[difference != 0]  # no flip changes them
+    if not len(difference):
+        return 1.0
+    result = stats.permutation_test(
+        (difference,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, _RESAMPLED_VALUES // len(difference)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """``p_values`` of m comparisons corrected for their number (Holm, 1979), in their order, each in [0, 1].
+
+    The k-th smallest is multiplied by m - k + 1 and is at least what the one before it became: the chance that any
+    true null hypothesis falls below a level is at most that level, however the comparisons depend on each other.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.size and not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p-values are in [0, 1], got {p_values}")
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)))
+    return [float(value) for value in corrected]
