@@ -1,4 +1,7 @@
-"""The runs of an ablation: every combination of the varied values, with every seed. Imports no torch."""
+"""The runs of a table: every variant of a recipe, with every seed. Imports no torch.
+
+A variant is a combination of varied values (an ablation) or a system (a comparison).
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,20 @@ _PLAIN = re.compile(r"[^A-Za-z0-9._+-]+")
 
 @dataclass(frozen=True)
 class Variant:
-    """One combination of values: its name in tables, its folder's name, and the overrides that make it."""
+    """One row of a table: its name there, its folder's name, and the overrides that make it.
+
+    ``one_seed`` says why one seed is enough, where nothing of it depends on the seed; else it is empty.
+    """
 
     name: str
     folder: str
     overrides: tuple[str, ...]
+    one_seed: str = ""
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training of the ablation."""
+    """One training."""
 
     variant: Variant
     seed: int
@@ -40,7 +47,12 @@ class PlannedRun:
         return shlex.join(["neucore-xl", "train", recipe, *self.overrides, "--run-dir", str(self.path)])
 
 
-def variants(vary: Sequence[str]) -> list[Variant]:
+def folder_name(text: str) -> str:
+    """``text`` as the name of a folder."""
+    return _PLAIN.sub("-", text)
+
+
+def varied(vary: Sequence[str]) -> list[Variant]:
     """All combinations of ``KEY=VALUE,VALUE,…`` arguments, in their order; the first is what others are compared with.
 
     Raises ``UserError`` for an argument without ``=``, a value that comes twice and fewer than two combinations.
@@ -60,29 +72,36 @@ def variants(vary: Sequence[str]) -> list[Variant]:
     out = []
     for chosen in combinations:
         name = ", ".join(c.partition("=")[2] for c in chosen)
-        out.append(Variant(name, _PLAIN.sub("-", "+".join(c.partition("=")[2] for c in chosen)), chosen))
+        out.append(Variant(name, folder_name("+".join(c.partition("=")[2] for c in chosen)), chosen))
     if len({v.folder for v in out}) != len(out):
         raise UserError("--vary: two combinations would share a folder; give values that differ in letters or digits")
     return out
 
 
 def planned_runs(
-    recipe: str, overrides: Sequence[str], vary: Sequence[str], seeds: int, out: Path, *, first_seed: int = 0
+    recipe: str,
+    overrides: Sequence[str],
+    variants: Sequence[Variant],
+    seeds: int,
+    out: Path,
+    *,
+    first_seed: int = 0,
 ) -> list[PlannedRun]:
-    """All runs, seed by seed, so that a comparison of all values stands as early as possible.
+    """All runs, seed by seed, so that a comparison of all variants stands as early as possible.
 
-    Every tree of settings is checked here. Raises ``UserError`` as ``job_settings`` and ``variants`` do, and for
-    settings that an ablation sets itself.
+    A variant with ``one_seed`` runs with the first one alone. Every tree of settings is checked here. Raises
+    ``UserError`` as ``job_settings`` does, and for settings that the plan sets itself.
     """
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: at least one")
-    for argument in (*overrides, *vary):
+    for argument in (*overrides, *(o for variant in variants for o in variant.overrides)):
         if argument.partition("=")[0] == "train.seed":
             raise UserError("train.seed is set by --seeds and --first-seed: leave it out")
     runs = []
-    chosen = variants(vary)
     for seed in range(first_seed, first_seed + seeds):
-        for variant in chosen:
+        for variant in variants:
+            if variant.one_seed and seed > first_seed:
+                continue
             own = (*overrides, *variant.overrides, f"train.seed={seed}")
             runs.append(
                 PlannedRun(variant, seed, job_settings(recipe, own), out / variant.folder / f"seed-{seed}", own)

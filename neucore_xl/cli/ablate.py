@@ -37,15 +37,15 @@ def ablate(
 
     The same command again goes on where it was stopped; runs that were trained elsewhere into its folders are taken.
     """
-    from neucore_xl.ablation.plan import planned_runs
+    from neucore_xl.ablation.plan import planned_runs, varied
 
-    runs = planned_runs(recipe, overrides or [], vary or [], seeds, out, first_seed=first_seed)
+    runs = planned_runs(recipe, overrides or [], varied(vary or []), seeds, out, first_seed=first_seed)
     if commands:
         for run in runs:
             print(run.command(recipe))
         return
 
-    from neucore_xl.ablation.run import run_ablation
+    from neucore_xl.ablation.ablate import run_ablation
 
     console = terminal.console()
     run_ablation(runs, out, console, arguments=sys.argv).print(console)

@@ -70,6 +70,15 @@ class RunFolder:
         """Whether a run was begun here."""
         return (self.path / "config.yaml").is_file()
 
+    def check(self, settings: Settings) -> None:
+        """Raise ``UserError`` where ``claim`` would because of what the folder holds; nothing is written or held."""
+        if not self.exists:
+            self._refuse_strangers()
+            return
+        self._same_settings(settings)
+        if recorded := self.environment():
+            self._same_contents(settings, recorded, describe(settings, []))
+
     @contextmanager
     def claim(self, settings: Settings, *, command: Sequence[str] | None = None) -> Iterator[RunFolder]:
         """Hold the folder: create it, or check that it is this run's. The lock dies with the process.
@@ -101,15 +110,25 @@ class RunFolder:
             # Last, since it is what makes the folder a run.
             files.write_text(self.path / "config.yaml", dump_yaml(settings))
             return
-        changed = differences(self.settings(), settings)
-        refused = [c for c in changed if c[0] not in MAY_DIFFER]
-        if refused:
-            listed = "; ".join(f"{key} was {old}, now {new}" for key, old, new in refused)
-            raise UserError(f"run folder {self.path} is of another config ({listed}): give another --run-dir.")
+        changed = self._same_settings(settings)
         now = describe(settings, command)
         environment = self._recorded(now)
-        before, after = environment["data"]["fingerprint"], now["data"]["fingerprint"]
-        if before != after:
+        self._same_contents(settings, environment, now)
+        now["changed"] = {key: {"old": old, "new": new} for key, old, new in changed}
+        environment.setdefault("resumed", []).append(now)
+        files.write_json(self.path / ENVIRONMENT, environment)
+
+    def _same_settings(self, settings: Settings) -> list[tuple[str, Any, Any]]:
+        """What differs in ``settings`` and may; raises ``UserError`` where anything else differs."""
+        changed = differences(self.settings(), settings)
+        if refused := [c for c in changed if c[0] not in MAY_DIFFER]:
+            listed = "; ".join(f"{key} was {old}, now {new}" for key, old, new in refused)
+            raise UserError(f"run folder {self.path} is of another config ({listed}): give another --run-dir.")
+        return changed
+
+    def _same_contents(self, settings: Settings, environment: dict[str, Any], now: dict[str, Any]) -> None:
+        """Raise ``UserError`` where annotations or sequence files are not those of ``environment``."""
+        if environment["data"]["fingerprint"] != now["data"]["fingerprint"]:
             raise UserError(
                 f"the annotations under {settings.data.root} are not those that run {self.path} was begun with: "
                 "restore them, or give another --run-dir."
@@ -119,9 +138,6 @@ class RunFolder:
                 f"the sequence files are not those that run {self.path} was begun with: restore them, or give another "
                 "--run-dir."
             )
-        now["changed"] = {key: {"old": old, "new": new} for key, old, new in changed}
-        environment.setdefault("resumed", []).append(now)
-        files.write_json(self.path / ENVIRONMENT, environment)
 
     def _recorded(self, now: dict[str, Any]) -> dict[str, Any]:
         """What was recorded when the run was begun, or ``now`` where that is lost, which a warning says.

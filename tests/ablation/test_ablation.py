@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from neucore_xl import terminal
-from neucore_xl.ablation.plan import planned_runs, variants
-from neucore_xl.ablation.run import run_ablation
+from neucore_xl.ablation.ablate import run_ablation
+from neucore_xl.ablation.plan import planned_runs, varied
 from neucore_xl.ablation.table import compare_variants
 from neucore_xl.config.load import load_settings
 from neucore_xl.data.datasets import open_split
@@ -24,7 +24,7 @@ from neucore_xl.training.run import train
 
 
 def test_all_combinations_in_their_order() -> None:
-    found = variants(["fusion.sequence=single,learned", "model.width=8,16"])
+    found = varied(["fusion.sequence=single,learned", "model.width=8,16"])
     assert [v.name for v in found] == ["single, 8", "single, 16", "learned, 8", "learned, 16"]
     assert found[1].overrides == ("fusion.sequence=single", "model.width=16")
     assert found[1].folder == "single+16"
@@ -46,7 +46,7 @@ def test_all_combinations_in_their_order() -> None:
 )
 def test_wrong_calls(overrides: list[str], vary: list[str], seeds: int, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
-        planned_runs("demo", overrides, vary, seeds, tmp_path)
+        planned_runs("demo", overrides, varied(vary), seeds, tmp_path)
 
 
 @pytest.mark.slow
@@ -55,7 +55,7 @@ def test_an_ablation_is_resumed_and_reports_pairs(
 ) -> None:
     """Slow: ten seconds of real runs; that finished ones are not made again is seen by making them."""
     recipe, out = str(tiny_data / "recipe.yaml"), tmp_path / "ablation"
-    runs = planned_runs(recipe, [*tiny_overrides, "train.steps=2"], ["fusion.sequence=single,shuffled"], 2, out)
+    runs = planned_runs(recipe, [*tiny_overrides, "train.steps=2"], varied(["fusion.sequence=single,shuffled"]), 2, out)
     assert [(r.variant.name, r.seed) for r in runs] == [("single", 0), ("shuffled", 0), ("single", 1), ("shuffled", 1)]
     said = io.StringIO()
     comparison = run_ablation(runs, out, terminal.console(file=said, width=160), arguments=["ablate"])
@@ -91,13 +91,15 @@ def test_what_cannot_be_planned_is_refused_before_any_training(
     tiny_data: Path, tiny_overrides: list[str], tmp_path: Path
 ) -> None:
     recipe, out = str(tiny_data / "recipe.yaml"), tmp_path / "ablation"
-    runs = planned_runs(recipe, tiny_overrides, ["fusion.sequence=single,oracle"], 1, out)
+    runs = planned_runs(recipe, tiny_overrides, varied(["fusion.sequence=single,oracle"]), 1, out)
     with pytest.raises(UserError, match=r"oracle: fusion\.sequence=oracle reads the truth of generated data"):
         run_ablation(runs, out, terminal.console(file=io.StringIO()), arguments=[])
     assert not out.exists()
     wrong = tmp_path / "llm.jsonl"
     wrong.write_text('{"format": "neucore-xl/fusion-sequences", "version": 1, "planner": "llm", "settings": {}}\n')
-    runs = planned_runs(recipe, [*tiny_overrides, f"fusion.file={wrong}"], ["fusion.sequence=single,llm"], 1, out)
+    runs = planned_runs(
+        recipe, [*tiny_overrides, f"fusion.file={wrong}"], varied(["fusion.sequence=single,llm"]), 1, out
+    )
     with pytest.raises(UserError, match=r"llm: .* lacks"):
         run_ablation(runs, out, terminal.console(file=io.StringIO()), arguments=[])
     assert not out.exists()
