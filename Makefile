@@ -63,6 +63,7 @@ format: setup  ## rewrite the files in the house's style
 
 docs: setup  ## rewrite the generated pages
 	$(BIN)/neucore-xl config reference --write docs/settings.md
+	$(BIN)/neucore-xl results docs/results.md
 
 clean:  ## remove caches and build products; .venv, data and runs stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage htmlcov build dist

@@ -65,6 +65,14 @@ def track(
             log.say()
 
 
+def duration(seconds: float) -> str:
+    """Seconds for a person: ``40 s``, ``12 min``, ``3 h 05 min``."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 class _Lines:
     def __init__(self, description: str, total: int, console: Console, done: int, every: float | None) -> None:
         self.description, self.total, self.console = description, total, console

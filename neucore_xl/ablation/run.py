@@ -25,6 +25,7 @@ from neucore_xl.evaluation.result import METRICS_FILE, Result
 from neucore_xl.files import write_json
 from neucore_xl.jsonfile import read_json
 from neucore_xl.parallel.device import resolve_device
+from neucore_xl.progress import duration
 from neucore_xl.runs.checkpoints.find import find_checkpoint, latest
 from neucore_xl.runs.environment import describe
 from neucore_xl.runs.folder import RunFolder
@@ -137,14 +138,6 @@ class TimeLeft:
         """The end of a line of progress."""
         seconds = self.seconds()
         return "" if seconds is None else f" (about {duration(seconds)} left)"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person: ``40 s``, ``12 min``, ``3 h 05 min``."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -8,7 +8,20 @@ from collections.abc import Sequence
 import typer
 
 from neucore_xl import __version__, terminal
-from neucore_xl.cli import ablate, checkpoint, config, data, demo, explain, features, plan, prepare, submission, train
+from neucore_xl.cli import (
+    ablate,
+    checkpoint,
+    compare,
+    config,
+    data,
+    demo,
+    explain,
+    features,
+    plan,
+    prepare,
+    submission,
+    train,
+)
 from neucore_xl.errors import UserError, check_arguments
 from neucore_xl.parallel.ending import ended
 
@@ -38,6 +51,8 @@ def _root(
 
 app.command("train")(train.train)
 app.command("ablate")(ablate.ablate)
+app.command("compare")(compare.compare)
+app.command("results")(compare.results)
 app.command("plan")(plan.plan)
 app.command("demo")(demo.demo)
 app.add_typer(checkpoint.app, name="checkpoint")

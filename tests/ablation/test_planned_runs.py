@@ -11,11 +11,12 @@ from torch import nn
 
 from neucore_xl.ablation import run as carrying
 from neucore_xl.ablation.plan import Variant, planned_runs
-from neucore_xl.ablation.run import TimeLeft, check, duration
+from neucore_xl.ablation.run import TimeLeft, check
 from neucore_xl.ablation.timing import parameter_counts, seconds_per_query, training_seconds
 from neucore_xl.config.load import dump_yaml
 from neucore_xl.errors import UserError
 from neucore_xl.files import write_json
+from neucore_xl.progress import duration
 
 TWO = [Variant("a", "a", ("model.width=64",)), Variant("b", "b", ("model.width=128",), one_seed="fixed")]
 

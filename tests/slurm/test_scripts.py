@@ -33,7 +33,7 @@ def test_shellcheck_finds_nothing() -> None:
 
 
 def test_there_is_a_script_for_every_kind_of_job() -> None:
-    assert {p.stem for p in BATCH} == {"train", "evaluate", "prepare", "preflight"}
+    assert {p.stem for p in BATCH} == {"train", "evaluate", "prepare", "preflight", "compare"}
 
 
 @pytest.mark.parametrize("script", BATCH, ids=lambda p: p.name)
@@ -42,7 +42,7 @@ def test_a_batch_script_names_no_site(script: Path) -> None:
     header = re.findall(r"^#SBATCH --([\w-]+)", script.read_text(encoding="utf-8"), re.MULTILINE)
     assert "output" in header
     general = {"job-name", "output", "open-mode", "requeue", "no-requeue", "signal"}
-    assert set(header) <= general | ({"nodes", "ntasks"} if script.stem == "prepare" else set())
+    assert set(header) <= general | ({"nodes", "ntasks"} if script.stem in ("prepare", "compare") else set())
 
 
 def test_the_example_site_file_changes_nothing_until_it_is_edited() -> None:
@@ -64,13 +64,12 @@ def test_a_script_outside_of_slurm_ends_with_one_sentence(script: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+Array = Callable[..., tuple[int, str, list[list[str]]]]
+
+
 @pytest.fixture
-def prepare(tmp_path: Path) -> Callable[..., tuple[int, str, list[list[str]]]]:
-    """``prepare(task, tasks, *words)``: prepare.sbatch with an srun that writes down what it was to start."""
-    root = tmp_path / "data"
-    (root / "captions").mkdir(parents=True)
-    for split in ("train", "val", "test1"):
-        (root / "captions" / f"cap.rc2.{split}.json").write_text("[]")
+def array(tmp_path: Path) -> Array:
+    """``array(script, task, tasks, *words)``: a task of an array, whose srun writes down what it was to start."""
     stubs = tmp_path / "stubs"
     stubs.mkdir()
     (stubs / "srun").write_text(f'#!/bin/bash\nprintf "%s\\n" "$*" >> {tmp_path}/started\nexit "${{SRUN_ENDS:-0}}"\n')
@@ -78,23 +77,38 @@ def prepare(tmp_path: Path) -> Callable[..., tuple[int, str, list[list[str]]]]:
     for stub in stubs.iterdir():
         stub.chmod(0o755)
 
-    def run(task: int, tasks: int, *words: str, ends: int = 0) -> tuple[int, str, list[list[str]]]:
+    def run(
+        script: str, task: int | None, tasks: int, *words: str, ends: int = 0, **more: str
+    ) -> tuple[int, str, list[list[str]]]:
         (tmp_path / "started").unlink(missing_ok=True)
         (tmp_path / "site.sh").write_text("NEUCORE_PYTHON=bash\n")
         environ = {
             "PATH": f"{stubs}:/usr/bin:/bin", "NEUCORE_HOME": str(SLURM.parent), "SLURM_SUBMIT_DIR": str(tmp_path),
             "NEUCORE_SITE": str(tmp_path / "site.sh"), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1",
-            "SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": str(tasks - 1),
-            "SLURM_ARRAY_TASK_COUNT": str(tasks), "SRUN_ENDS": str(ends),
-        }  # fmt: skip
+            "SRUN_ENDS": str(ends),
+        } | more  # fmt: skip
+        if task is not None:
+            environ |= {
+                "SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_MIN": "0",
+                "SLURM_ARRAY_TASK_MAX": str(tasks - 1), "SLURM_ARRAY_TASK_COUNT": str(tasks),
+            }  # fmt: skip
         done = subprocess.run(
-            ["bash", str(SLURM / "prepare.sbatch"), str(root), *words],
-            capture_output=True, text=True, check=False, env=environ,
-        )  # fmt: skip
+            ["bash", str(SLURM / script), *words], capture_output=True, text=True, check=False, env=environ
+        )
         started = (tmp_path / "started").read_text().splitlines() if (tmp_path / "started").exists() else []
         return done.returncode, done.stdout + done.stderr, [line.split("main() ")[1].split() for line in started]
 
     return run
+
+
+@pytest.fixture
+def prepare(array: Array, tmp_path: Path) -> Array:
+    """``prepare(task, tasks, *words)``: prepare.sbatch on a dataset of three splits."""
+    root = tmp_path / "data"
+    (root / "captions").mkdir(parents=True)
+    for split in ("train", "val", "test1"):
+        (root / "captions" / f"cap.rc2.{split}.json").write_text("[]")
+    return lambda task, tasks, *words, ends=0: array("prepare.sbatch", task, tasks, str(root), *words, ends=ends)
 
 
 def test_an_array_shares_splits_out_for_the_clause_planner(prepare: Any, tmp_path: Path) -> None:
@@ -127,3 +141,29 @@ def test_a_shard_of_ones_own_is_refused_in_an_array(prepare: Any) -> None:
     code, said, started = prepare(1, 4, "--planner", "llm", "--shard", "0/2")
     assert (code, started) == (2, [])
     assert "leave --shard out" in said
+
+
+def test_a_task_of_a_comparison_makes_one_run_of_the_plan(array: Array) -> None:
+    words = ["recipe", "--systems", "tirg,film", "--seeds", "2", "--out", "runs/c", "train.steps=3"]
+    code, said, started = array("compare.sbatch", 3, 4, *words)
+    assert (code, started) == (0, [["compare", *words, "--task", "3"]])
+    assert "1 nodes x 1 ranks" in said
+    code, _, started = array("compare.sbatch", 0, 1, *words, ends=2)
+    assert (code, len(started)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "more", "said"),
+    [
+        (None, ["recipe"], {}, "a comparison is an array"),
+        (0, ["recipe", "--task", "1"], {}, "leave --task out"),
+        (0, ["recipe", "--collect"], {}, "leave --collect out"),
+        (0, ["recipe"], {"SLURM_GPUS_ON_NODE": "2"}, "one process: ask for one node and one GPU, not 1 x 2"),
+    ],
+)
+def test_what_is_no_task_of_a_comparison(
+    task: int | None, words: list[str], more: dict[str, str], said: str, array: Array
+) -> None:
+    code, text, started = array("compare.sbatch", task, 4, *words, **more)
+    assert (code, started) == (2, [])
+    assert said in text
