@@ -30,6 +30,7 @@ from neucore_xl.runs.checkpoints.find import find_checkpoint, latest
 from neucore_xl.runs.environment import describe
 from neucore_xl.runs.folder import RunFolder
 from neucore_xl.runs.system import load_run
+from neucore_xl.training.loop import TrainingStopped
 from neucore_xl.training.run import train
 from neucore_xl.training.validate import check_labels, evaluate_split
 
@@ -45,6 +46,14 @@ class Finished:
 
     run: PlannedRun
     result: Result
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A run that cannot be finished, and why, in one sentence."""
+
+    run: PlannedRun
+    why: str
 
 
 def check(runs: Sequence[PlannedRun]) -> None:
@@ -72,8 +81,10 @@ def check(runs: Sequence[PlannedRun]) -> None:
             raise UserError(f"{run.variant.name}: {error}") from error
 
 
-def carry_out(runs: Sequence[PlannedRun], console: Console) -> Iterator[Finished]:
+def carry_out(runs: Sequence[PlannedRun], console: Console, failed: list[Failed] | None = None) -> Iterator[Finished]:
     """Each run in turn, trained and evaluated; what is finished already is taken as it is.
+
+    A run whose loss is no longer finite ends all of them, or, with a list ``failed``, is added to it and left out.
 
     The last checkpoint of every run is evaluated: the number of steps was fixed before, so nothing is chosen on the
     split that is reported.
@@ -82,15 +93,29 @@ def carry_out(runs: Sequence[PlannedRun], console: Console) -> Iterator[Finished
     for number, run in enumerate(runs, start=1):
         console.print(f"{number}/{len(runs)} {run.variant.name}, seed {run.seed}{left.words()}", style="bold")
         start = time.monotonic()
-        if not trained(run):
-            begun = RunFolder(run.path).exists
-            train(run.settings, run.path, console=console)
-            if not begun:
-                write_json(run.path / SECONDS, {"wall_seconds": time.monotonic() - start})
+        try:
+            _train(run, console)
+        except TrainingStopped as error:
+            if failed is None:
+                raise
+            failed.append(Failed(run, str(error)))
+            console.print(f"left out: {error}", soft_wrap=True)
+            left.done(run, time.monotonic() - start)
+            continue
         result = evaluate_run(run.path, run.settings)
         left.done(run, time.monotonic() - start)
         console.print(f"{result.headline} {result.score:.2f}")
         yield Finished(run, result)
+
+
+def _train(run: PlannedRun, console: Console) -> None:
+    """Train what is not trained, and write how long it took where this is known."""
+    if trained(run):
+        return
+    start, begun = time.monotonic(), RunFolder(run.path).exists
+    train(run.settings, run.path, console=console)
+    if not begun:
+        write_json(run.path / SECONDS, {"wall_seconds": time.monotonic() - start})
 
 
 def trained(run: PlannedRun) -> bool:

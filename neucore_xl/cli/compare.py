@@ -63,6 +63,7 @@ def compare(
         for number in range(len(runs)):
             print(asked.task_command(number, systems, seeds, first_seed))
         return
+    from neucore_xl.ablation.run import Failed
     from neucore_xl.comparison.run import collect as collected
     from neucore_xl.comparison.run import run_comparison, run_task
     from neucore_xl.comparison.write import print_tables, write_tables
@@ -73,8 +74,9 @@ def compare(
     console = terminal.console()
     for system in skipped:
         console.print(f"left out: {system.name}: {system.why}", soft_wrap=True)
+    failed: list[Failed] = []
     try:
-        entries = (collected if collect else run_comparison)(runs, asked, console)
+        entries = (collected if collect else run_comparison)(runs, asked, console, failed)
     except TrainingPaused as pause:
         terminal.say(str(pause), stderr=True)
         raise typer.Exit(pause.exit_code) from None
@@ -82,6 +84,9 @@ def compare(
     print_tables(entries, skipped, console, published=published)
     for file in files:
         console.print(str(file), soft_wrap=True)
+    for one in failed:
+        terminal.say(f"error: {one.run.variant.name}, seed {one.run.seed}, is left out: {one.why}", stderr=True)
+    raise typer.Exit(1 if failed else 0)
 
 
 def results(

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from neucore_xl.ablation.plan import PlannedRun, folder_name
-from neucore_xl.ablation.run import EVALUATED, carry_out, check, evaluate_run, trained
+from neucore_xl.ablation.run import EVALUATED, Failed, carry_out, check, evaluate_run, trained
 from neucore_xl.comparison.entries import Asked, Entries, features_of
 from neucore_xl.comparison.results import NAME, Entry, merged, read_results, write_results
 from neucore_xl.comparison.seeds import Key, with_over_seeds
@@ -18,27 +18,34 @@ from neucore_xl.evaluation.compare import load
 from neucore_xl.evaluation.result import Result
 
 
-def run_comparison(runs: Sequence[PlannedRun], asked: Asked, console: Console) -> list[Entry]:
+def run_comparison(
+    runs: Sequence[PlannedRun], asked: Asked, console: Console, failed: list[Failed] | None = None
+) -> list[Entry]:
     """Train and evaluate every run and write ``results.json`` into ``asked.out``; returns what it holds.
 
     The file is replaced after every run, and at the end with what the seeds give together. Entries of earlier calls
-    stay, if they were measured alike. Raises ``UserError`` before any training for what cannot be used: settings,
+    stay, if they were measured alike. A run whose loss is no longer finite ends the command, or, with a list
+    ``failed``, is added to it and left out. Raises ``UserError`` before any training for what cannot be used: settings,
     annotations, run folders, a results file of other features.
     """
     path = asked.out / NAME
     check(runs)
     earlier, results = earlier_entries(asked.out, runs)
     entries, make = [], Entries(asked, runs[0].settings)
-    for finished in carry_out(runs, console):
+    for finished in carry_out(runs, console, failed):
         entry = make.entry(finished)
         entries.append(entry)
         results[entry.system, entry.seed] = finished.result
         write_results(path, [e.model_copy(update={"over_seeds": None}) for e in merged(earlier, entries, path)])
+    if not entries and failed:
+        raise UserError(f"no run could be finished; {failed[0].run.variant.name}: {failed[0].why}")
     console.print("intervals and tests", style="bold")
     return _together(merged(earlier, entries, path), results, path)
 
 
-def collect(runs: Sequence[PlannedRun], asked: Asked, console: Console) -> list[Entry]:
+def collect(
+    runs: Sequence[PlannedRun], asked: Asked, console: Console, failed: list[Failed] | None = None
+) -> list[Entry]:
     """As ``run_comparison`` for the runs that are trained; the others are named and left out.
 
     Raises ``UserError`` where none is.
@@ -49,7 +56,7 @@ def collect(runs: Sequence[PlannedRun], asked: Asked, console: Console) -> list[
             console.print(f"not finished: {run.variant.name}, seed {run.seed}")
     if not done:
         raise UserError(f"no run in {asked.out} is finished: leave --collect out to train them")
-    return run_comparison(done, asked, console)
+    return run_comparison(done, asked, console, failed)
 
 
 def run_task(runs: Sequence[PlannedRun], number: int) -> int:

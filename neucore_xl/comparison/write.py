@@ -69,6 +69,7 @@ def print_tables(entries: Sequence[Entry], skipped: Sequence[Skipped], console: 
 
 
 def _narrow(header: Sequence[str]) -> dict[int, str]:
-    """Columns that fit 80 characters, and their titles: the first measures and, under its short name, the headline."""
-    places = [1, 2, header.index("R_subset@1")] if "R_subset@1" in header else [1, 2]
-    return {place: header[place] if "/ 2" not in header[place] else "mean" for place in (*places, len(header) - 1)}
+    """Columns that fit 80 characters, and their titles: the main measures and, under its short name, the headline."""
+    wanted = ("R@1", "R@5", "R_subset@1", "R@10 mean", "R@50 mean")
+    places = [place for place, title in enumerate(header) if title in wanted or "/ 2" in title] or [1, 2]
+    return {place: header[place] if "/ 2" not in header[place] else "mean" for place in places}

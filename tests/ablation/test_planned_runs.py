@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
+from neucore_xl import terminal
 from neucore_xl.ablation import run as carrying
 from neucore_xl.ablation.plan import Variant, planned_runs
-from neucore_xl.ablation.run import TimeLeft, check
+from neucore_xl.ablation.run import Failed, TimeLeft, carry_out, check, wall_seconds
 from neucore_xl.ablation.timing import parameter_counts, seconds_per_query, training_seconds
 from neucore_xl.config.load import dump_yaml
+from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
+from neucore_xl.evaluation.result import Result
 from neucore_xl.files import write_json
 from neucore_xl.progress import duration
+from neucore_xl.training.loop import TrainingStopped
 
 TWO = [Variant("a", "a", ("model.width=64",)), Variant("b", "b", ("model.width=128",), one_seed="fixed")]
 
@@ -97,3 +104,27 @@ def test_a_folder_of_other_runs_is_refused_before_the_first_is_trained(tmp_path:
     (runs[0].path / "thesis.tex").touch()
     with pytest.raises(UserError, match=r"holds thesis\.tex.*--out"):
         check(runs)
+
+
+def test_a_run_that_diverges_is_left_out_where_others_may_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = planned_runs("demo", [], TWO, 1, tmp_path)
+    result = Result({}, {"mean": 1.0}, ("q",), {"mean": np.ones(1)})
+
+    def train(settings: Settings, path: Path, *, console: Console) -> None:
+        if settings.model.width == 64:
+            raise TrainingStopped("the loss is not finite", 3, ("x",), None)
+        path.mkdir(parents=True)
+
+    monkeypatch.setattr(carrying, "train", train)
+    monkeypatch.setattr(carrying, "evaluate_run", lambda path, settings: result)
+    said = io.StringIO()
+    failed: list[Failed] = []
+    finished = list(carry_out(runs, terminal.console(file=said), failed))
+    assert [f.run for f in finished] == [runs[1]]
+    assert [f.run for f in failed] == [runs[0]]
+    assert "left out: the loss is not finite at step 3" in said.getvalue()
+    assert (wall_seconds(runs[1].path) or -1) >= 0
+    with pytest.raises(TrainingStopped):
+        list(carry_out(runs, terminal.console(file=said)))
