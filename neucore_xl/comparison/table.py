@@ -176,7 +176,7 @@ def _tests_and_cost(rows: Sequence[Row]) -> Grid:
                 Cell(_p(against.p_holm) if against else ""),
                 Cell(_count(first.parameters.get("heads"))),
                 Cell(_count(first.parameters.get("trained"))),
-                Cell(_time(row, lambda run: run.seconds_per_epoch)),
+                Cell(_epoch(row)),
                 Cell(_time(row, lambda run: run.ms_per_query)),
                 Cell(str(len(row.runs))),
             )
@@ -215,6 +215,14 @@ def _count(number: int | None) -> str:
 def _time(row: Row, of: Callable[[Entry], float | None]) -> str:
     values = [value for run in row.runs if (value := of(run)) is not None]
     return f"{mean(values):.3g}" if values else ""
+
+
+def _epoch(row: Row) -> str:
+    """Seconds per epoch; of a closed form, which has no epochs, those of the whole run where they are known."""
+    if row.first.budget:
+        return _time(row, lambda run: run.seconds_per_epoch)
+    whole = _time(row, lambda run: run.wall_seconds)
+    return f"{whole} in all" if whole else ""
 
 
 def _budget(entry: Entry) -> str:

@@ -113,7 +113,7 @@ def paired_p_value(
         names, group, sizes = np.unique(strata, return_inverse=True, return_counts=True)
         difference = difference * len(difference) / (len(names) * sizes[group])
     difference = difference[difference != 0]  # no flip changes them
-    if not len(difference):
+    if len(difference) < 2:  # both flips of a single difference are as far from zero
         return 1.0
     result = stats.permutation_test(
         (difference,),

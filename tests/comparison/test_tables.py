@@ -47,7 +47,11 @@ def measured() -> tuple[list[Entry], dict[tuple[str, int], Result]]:
     for system, seeds, lost in (("bad", (0, 1), 0.5), ("good", (0, 1), 0.0), ("same", (0,), 0.01)):
         for seed in seeds:
             values = np.where(rng.random(400) < lost, 0.0, base)
-            more = {"one_seed": "closed form: the seed changes nothing", "budget": {}} if system == "same" else {}
+            more = (
+                {"one_seed": "closed form: the seed changes nothing", "budget": {}, "wall_seconds": 7.0}
+                if system == "same"
+                else {}
+            )
             found = entry(system, seed, float(values.mean()), **more)
             entries.append(found)
             results[system, seed] = Result(PROTOCOL, found.metrics, tuple(map(str, range(400))), {"mean": values})
@@ -110,6 +114,7 @@ def test_marks_means_and_reference_lines() -> None:
     assert rows["bad"][4].text == "1.23 M"
     assert rows["bad"][5].text == "7"
     assert [rows[name][-1].text for name in ("good", "same", "bad")] == ["2", "1", "2"]
+    assert [rows[name][6].text for name in ("good", "same")] == ["2", "7 in all"]
     assert " ± " in rows["bad"][0].text
     assert " ± " not in rows["same"][0].text
     assert any("Fewer seeds: `same` 1 (closed form: the seed changes nothing)." in note for note in notes(entries))

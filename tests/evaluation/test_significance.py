@@ -79,7 +79,8 @@ def test_all_flips_of_few_queries_are_counted():
     assert paired_p_value([1.0, 2.0, 3.0], np.zeros(3)) == pytest.approx(2 / 8)
     assert paired_p_value(np.zeros(3), [1.0, 2.0, 3.0]) == pytest.approx(2 / 8)
     assert paired_p_value([1.0, 2.0, 3.0, 5.0], [0.0, 0.0, 0.0, 5.0]) == pytest.approx(2 / 8)  # no difference, no say
-    assert paired_p_value(np.ones(4), np.ones(4)) == 1.0
+    assert paired_p_value(np.ones(4), np.ones(4)) == paired_p_value([1.0, 5.0], [1.0, 0.0]) == 1.0
+    assert paired_p_value([3.0], [1.0]) == 1.0
 
 
 def test_p_values_are_of_the_difference_in_the_mean(hits):
