@@ -89,7 +89,8 @@ def says_captions(protocol: dict[str, Any]) -> bool:
     """Whether the origin of a protocol's features says that they are of captions."""
     features = protocol.get("features")
     origin = features.get("origin") if isinstance(features, dict) else features
-    return "caption" in str(origin).lower()
+    said = str(origin).lower()  # the name of an imported file may hold the word too
+    return CAPTIONS in said or said.startswith("captions")
 
 
 def read_results(path: Path) -> list[Entry]:

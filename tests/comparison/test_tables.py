@@ -25,6 +25,7 @@ from neucore_xl.errors import UserError
 from neucore_xl.evaluation.result import Result
 
 PROTOCOL = {"dataset": "cirr", "split": "val", "mean": "(R@5 + R_subset@1) / 2"}
+ORIGIN = "origin imported from captions.npz (npz)"
 CAPTIONS = {"origin": "captions in place of pictures"}
 
 
