@@ -6,6 +6,7 @@ omegaconf reads and merges, pydantic validates. Nothing here imports torch: the 
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -156,6 +157,11 @@ def _read_yaml(path: Path) -> DictConfig:
     return loaded
 
 
+@functools.cache
+def _known_keys() -> dict[str, SettingKey]:
+    return {key.path: key for key in setting_keys()}
+
+
 def _parse_override(override: str) -> DictConfig:
     key, equals, raw = override.partition("=")
     key = key.strip()
@@ -163,7 +169,7 @@ def _parse_override(override: str) -> DictConfig:
         raise UserError(f"Override '{override}' must have the form key.sub=value, for example train.batch_size=64.")
     if any(not part for part in key.split(".")) or "[" in key:
         raise UserError(f"Override '{override}' names no setting: keys are words joined by single dots.")
-    known, shown = {k.path: k for k in setting_keys()}, override if len(override) < 200 else f"{override[:200]}…"
+    known, shown = _known_keys(), override if len(override) < 200 else f"{override[:200]}…"
     try:
         parsed = OmegaConf.from_dotlist([f"{key}={raw}"])
         _refuse_resolvers(OmegaConf.to_container(parsed, resolve=False), f"override '{shown}'")

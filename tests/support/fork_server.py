@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 # What one of these processes would import; nobody has started a thread afterwards, and so a fork is safe.
 PRELOADED = (
+    "datasets",
     "deepspeed",
     "neucore_xl.cli",
     "neucore_xl.language.llm.local",
@@ -31,9 +32,24 @@ PRELOADED = (
     "neucore_xl.sizing.blank",
     "neucore_xl.training.run",
     "spacy",
+    "torch._inductor.compile_fx",  # every engine of DeepSpeed imports it on the way: 1.5 seconds of a core
     "transformers.models.auto.modeling_auto",
     "transformers.models.llama.modeling_llama",
 )
+CONTEXT_LENGTHS = (12, 16, 24)  # of the tests' towers
+
+
+def warm() -> None:
+    """Do what the first of many does alone: PIL finds its formats, OmegaConf builds its grammar, CLIP reads merges."""
+    from PIL import Image
+
+    from neucore_xl.config.load import load_settings
+    from neucore_xl.models.towers import _bpe_tokenizer
+
+    Image.init()
+    load_settings("demo", ["data.name=cirr"])
+    for context_length in CONTEXT_LENGTHS:
+        _bpe_tokenizer(context_length)
 
 
 def load_pipelines() -> None:
@@ -138,6 +154,7 @@ def leave(order: dict[str, Any]) -> NoReturn:
 if __name__ == "__main__":
     for module in PRELOADED:
         importlib.import_module(module)
+    warm()
     load_pipelines()
     threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208
     if threads > 1:

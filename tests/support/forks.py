@@ -29,6 +29,9 @@ FOREIGN = (
     "SLURM_", "ACCELERATE_", "TORCHELASTIC_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "OMPI_", "PMI_", "NEUCORE_",
 )  # fmt: skip
 
+# Arrow's allocator starts a thread of its own when it is loaded; there must be none when the server forks.
+NO_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+
 
 def free_port() -> int:
     """A port of this machine that nobody listens at."""
@@ -94,7 +97,7 @@ class Forks:
             self.server = subprocess.Popen(
                 [sys.executable, str(SERVER), str(orders), str(news)],
                 pass_fds=(orders, news), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=REPOSITORY,
-                env=clean_environment(DS_ACCELERATOR="cpu"), start_new_session=True,
+                env=clean_environment(DS_ACCELERATOR="cpu", **NO_THREADS), start_new_session=True,
             )  # fmt: skip
         os.close(orders)
         os.close(news)
