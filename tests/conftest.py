@@ -20,7 +20,9 @@ settings.register_profile(
 settings.load_profile("house")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-pytest_plugins = ["tests.support.forks", "tests.support.small_cirr", "tests.support.tiny_runs", "tests.support.towers"]
+pytest_plugins = [
+    f"tests.support.{name}" for name in ("forks", "small_cirr", "spoiled", "strange", "tiny_runs", "towers")
+]
 
 
 # The longest first: a worker that takes one of these last keeps the other waiting.

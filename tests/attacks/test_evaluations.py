@@ -5,37 +5,25 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
-import json
 import os
 import pickle
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
-import torch
 
-from neucore_xl import errors
-from neucore_xl.data.triplets import Gallery, Split, Triplet
-from neucore_xl.encoding.gallery import FORMAT
-from neucore_xl.encoding.gallery import Gallery as PictureGallery
 from neucore_xl.errors import UserError
-from neucore_xl.evaluation import submission
 from neucore_xl.evaluation.compare import load
-from neucore_xl.evaluation.report import Ranking, ReportRow, SystemRow, write_page
 from neucore_xl.evaluation.result import Result, prepare_output
+from tests.support.refusals import KINDS, TEXTS, one_sentence, rewritten, soon
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROUNDS = 25
@@ -96,74 +84,6 @@ def test_two_evaluations_into_one_folder_leave_one_of_them_whole(how: str, tmp_p
     assert "Traceback" not in said
 
 
-def pipe(path: Path) -> None:
-    """Nobody writes into it; who waits for that all the same, where no signal reaches, is let go after a while."""
-    os.mkfifo(path)
-    subprocess.Popen(["sh", "-c", 'sleep 6; [ -p "$0" ] && : <>"$0"', str(path)], start_new_session=True)
-
-
-KINDS = {
-    "folder": lambda path: path.mkdir(),
-    "pipe": pipe,
-    "loop of links": lambda path: path.symlink_to(path.name),
-    "link to nothing": lambda path: path.symlink_to("gone"),
-    "device": lambda path: path.symlink_to(os.devnull),
-}
-DEEP = 100_000
-
-# What may be wrong with any file of JSON: its bytes.
-TEXTS: dict[str, bytes] = {
-    "empty": b"",
-    "blank": b" \n",
-    "cut": b'{"protocol": {',
-    "null": b"null",
-    "list": b"[]",
-    "number": b"3",
-    "text": b'"x"',
-    "not utf-8": b'{"protocol": "\xe4"}',
-    "utf-16": '{"protocol": {}}'.encode("utf-16"),
-    "nul bytes": bytes(40),
-    "deep lists": b"[" * DEEP + b"]" * DEEP,
-    "deep objects": b'{"metrics":' * DEEP + b"1" + b"}" * DEEP,
-    "deep and open": b"[" * DEEP,
-    "long number": b'{"metrics": {"mean": ' + b"9" * 5000 + b"}}",
-    "long negative number": b'{"n_queries": -' + b"9" * 5000 + b"}",
-    "long exponent": b'{"n_queries": 1e' + b"9" * 5000 + b"}",
-    "two values": b"{} {}",
-    "python": b"{'protocol': {}}",
-    "escape": b'{"\x1b]0;owned\x07": 1}',
-    "binary": bytes(range(256)),
-}
-
-
-class Late(BaseException):
-    """No error that a command would handle."""
-
-
-@contextmanager
-def soon(seconds: float = 5.0) -> Iterator[None]:
-    """What waits for a pipe ends as an error."""
-
-    def late(*_: object) -> None:
-        raise Late
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def one_sentence(said: str) -> None:
-    assert said.endswith("\n")
-    assert said.count("\n") == 1, said
-    assert len(said) < 1500
-    assert all(c.isprintable() for c in said[:-1]), ascii(said)
-    assert "Traceback" not in said
-
-
 def figures(folder: Path, value: float = 50.0, **more: Any) -> Path:
     """An evaluation of four queries."""
     mean = np.array([value, value, 100.0, 0.0])
@@ -202,12 +122,6 @@ def refused(done: tuple[int, str, str], *, about: Path) -> None:
     assert (code, out) == (2, ""), done
     one_sentence(err)
     assert str(about.parent) in err
-
-
-def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -408,208 +322,3 @@ def test_what_is_no_file_is_not_replaced_by_figures(which: str, kind: str, force
     after = os.lstat(out / which)
     assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode)
     assert {p.name for p in out.iterdir()} <= {which, ".evaluation.lock"}
-
-
-NAMES = tuple(f"test1-{i}-0-img0" for i in range(60))
-
-
-@pytest.fixture
-def split() -> Split:
-    triplets = tuple(Triplet(str(11 + i), NAMES[i], None, "one more", subset=NAMES[:6]) for i in range(2))
-    return Split("cirr", "test1", Path(), triplets, {"": Gallery(NAMES, {})})
-
-
-@pytest.fixture
-def sent(split: Split, tmp_path: Path) -> Path:
-    """A whole submission."""
-    return submission.write(tmp_path / "out", split, [(0, np.stack([np.arange(60.0), -np.arange(60.0)]))])[0]
-
-
-def problems(path: Path, split: Split) -> list[str]:
-    """What is wrong with a submission: as the command would say it."""
-    with soon():
-        try:
-            found = submission.problems_of(path, split)
-        except UserError as error:
-            found = [str(error)]
-    said = []
-    for problem in found:
-        sentence = (errors.one_sentence(UserError(problem)) or ("", 0))[0]
-        one_sentence(sentence + "\n")
-        said.append(sentence)
-    return said
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_a_submission_that_holds_something_else_is_refused(text: str, split: Split, sent: Path) -> None:
-    sent.write_bytes(TEXTS[text])
-    assert problems(sent, split)
-
-
-ANSWERS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "a version of a megabyte": lambda c: c.update(version="x" * 1_000_000),
-    "a metric of a megabyte": lambda c: c.update(metric="x" * 1_000_000),
-    "a metric that is an object": lambda c: c.update(metric={"a": ["b"] * 10_000}),
-    "a pair of a megabyte": lambda c: c.update({"x" * 1_000_000: []}),
-    "a pair with control characters": lambda c: c.update({"\x1b]0;owned\x07\u202e": []}),
-    "a pair of half a character": lambda c: c.update({"\ud800": []}),
-    "a pair less": lambda c: c.pop("11"),
-    "a name less": lambda c: c["11"].pop(),
-    "names are null": lambda c: c.update({"11": None}),
-    "names are numbers": lambda c: c.update({"11": list(range(50))}),
-    "names are one text": lambda c: c.update({"11": "a" * 50}),
-    "names are lists": lambda c: c.update({"11": [["a"]] * 50}),
-    "names are an object": lambda c: c.update({"11": dict.fromkeys(map(str, range(50)), 1)}),
-    "a name of half a character": lambda c: c["11"].__setitem__(0, "\ud800"),
-    "a name that is a path": lambda c: c["11"].__setitem__(0, "../../etc/passwd"),
-    "the same name fifty times": lambda c: c.update({"11": [NAMES[5]] * 50}),
-    "a million names": lambda c: c.update({"11": ["x"] * 1_000_000}),
-    "a number of thirty digits": lambda c: c.update({"11": 10**30}),
-    "NaN": lambda c: c.update({"11": float("nan")}),
-}
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_a_submission_with_wrong_answers_is_refused(answer: str, split: Split, sent: Path) -> None:
-    assert problems(sent, split) == []
-    rewritten(sent, ANSWERS[answer])
-    assert problems(sent, split)
-
-
-def test_a_submission_with_a_byte_order_mark_or_a_repeated_pair_is_refused(split: Split, sent: Path) -> None:
-    content = sent.read_bytes()
-    sent.write_bytes(b"\xef\xbb\xbf" + content)
-    assert problems(sent, split)
-    sent.write_bytes(content.rstrip()[:-1] + b',"11":[]}')
-    assert problems(sent, split)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_file_where_a_submission_belongs(kind: str, split: Split, sent: Path) -> None:
-    sent.unlink()
-    KINDS[kind](sent)
-    assert problems(sent, split)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_file_is_not_replaced_by_a_submission(kind: str, split: Split, tmp_path: Path) -> None:
-    path = tmp_path / "test1.recall_subset.json"
-    KINDS[kind](path)
-    before = os.lstat(path)
-    with pytest.raises(UserError, match=re.escape(str(path))), soon():
-        submission.write(tmp_path, split, [(0, np.zeros((2, 60)))])
-    assert os.lstat(path).st_ino == before.st_ino
-    assert not (tmp_path / "test1.recall.json").exists()
-
-
-def test_a_submission_that_would_be_refused_replaces_nothing(split: Split, sent: Path) -> None:
-    """Names that make the file larger than the server takes."""
-    before = {path.name: path.read_bytes() for path in sent.parent.glob("*.json")}
-    names = tuple(f"{i}-{'x' * 60_000}" for i in range(60))
-    triplets = tuple(replace(t, reference=names[0], subset=names[:6]) for t in split.triplets)
-    large = replace(split, triplets=triplets, galleries={"": Gallery(names, {})})
-    with pytest.raises(UserError, match="would be refused by the server: the file has"):
-        submission.write(sent.parent, large, [(0, np.zeros((2, 60)))], force=True)
-    assert {path.name: path.read_bytes() for path in sent.parent.glob("*.json")} == before
-
-
-def gallery_file(path: Path, tensors: dict[str, Any] | None = None, **metadata: str | None) -> Path:
-    """A gallery of two pictures with some of its header changed, or left out (None)."""
-    held = {"format": FORMAT, "system": "s", "names": '["a.png", "b.png"]'} | metadata
-    rows = {"f": torch.ones(2, 3)} if tensors is None else tensors
-    safetensors.torch.save_file(rows, path, {key: value for key, value in held.items() if value is not None})
-    return path
-
-
-def raw_gallery(header: bytes, data: bytes = bytes(24)) -> bytes:
-    return len(header).to_bytes(8, "little") + header + data
-
-
-GALLERIES: dict[str, Callable[[Path], object]] = {
-    "empty": lambda p: p.write_bytes(b""),
-    "text": lambda p: p.write_text("not a gallery"),
-    "binary": lambda p: p.write_bytes(bytes(range(256)) * 10),
-    "a header of exabytes": lambda p: p.write_bytes(b"\xff" * 8 + b"{}"),
-    "a header that is no JSON": lambda p: p.write_bytes(raw_gallery(b"{{{{{{{{")),
-    "a deep header": lambda p: p.write_bytes(raw_gallery(b"[" * DEEP)),
-    "a tensor outside the file": lambda p: p.write_bytes(
-        raw_gallery(b'{"f":{"dtype":"F32","shape":[2,3],"data_offsets":[0,2400]}}')
-    ),
-    "cut": lambda p: p.write_bytes(gallery_file(p).read_bytes()[:-4]),
-    "other tensors": lambda p: safetensors.torch.save_file({"w": torch.ones(2)}, p),
-    "another format": lambda p: gallery_file(p, format="neucore-xl gallery 9"),
-    "no system": lambda p: gallery_file(p, system=None),
-    "no names": lambda p: gallery_file(p, names=None),
-    "names are empty": lambda p: gallery_file(p, names=""),
-    "names are cut": lambda p: gallery_file(p, names='["a.png", "b'),
-    "names are a number": lambda p: gallery_file(p, names="2"),
-    "names are null": lambda p: gallery_file(p, names="null"),
-    "names are an object": lambda p: gallery_file(p, names='{"a.png": 1, "b.png": 2}'),
-    "names are numbers": lambda p: gallery_file(p, names="[1, 2]"),
-    "names are long numbers": lambda p: gallery_file(p, names=f"[{'9' * 5000}, 1]"),
-    "names are deep": lambda p: gallery_file(p, names="[" * DEEP + "]" * DEEP),
-    "a name less": lambda p: gallery_file(p, names='["a.png"]'),
-    "a name more": lambda p: gallery_file(p, names='["a.png", "b.png", "\\u001b[2J"]'),
-    "no tensors": lambda p: gallery_file(p, {}),
-    "tensors of other lengths": lambda p: gallery_file(p, {"f": torch.ones(2, 3), "g": torch.ones(3, 3)}),
-    "a tensor without rows": lambda p: gallery_file(p, {"f": torch.tensor(1.0)}),
-    **KINDS,
-}
-
-
-@pytest.mark.parametrize("gallery", GALLERIES)
-def test_a_gallery_that_holds_something_else_is_refused(gallery: str, tmp_path: Path) -> None:
-    path = tmp_path / "pictures.safetensors"
-    assert len(PictureGallery.load(gallery_file(path))) == 2
-    path.unlink()
-    GALLERIES[gallery](path)
-    with pytest.raises(UserError, match=re.escape(str(path))) as refusal, soon():
-        PictureGallery.load(path)
-    one_sentence((errors.one_sentence(refusal.value) or ("", 0))[0] + "\n")
-
-
-HOSTILE = {
-    "script": "<script>alert(1)</script>",
-    "attribute": '"><img src=x onerror=alert(1)>',
-    "end of a comment": "--><svg onload=alert(1)>",
-    "template": "{{ 7 * 7 }}{% raw %}",
-    "entity": "&lt;script&gt;",
-    "control characters": "\x1b]0;owned\x07\u202e",
-    "half a character": "\ud800",
-    "markup": "[/red][bold]",
-    "address": "javascript:alert(1)",
-}
-
-
-@pytest.mark.parametrize("thumbnails", ["embed", "link"])
-@pytest.mark.parametrize("word", HOSTILE)
-def test_a_page_shows_hostile_words_as_text(word: str, thumbnails: Any, tmp_path: Path) -> None:
-    text = HOSTILE[word]
-    (tmp_path / "a.png").write_bytes(b"")
-    row = ReportRow(text, text, text, text, {text: Ranking((text,), 1)})
-    page = write_page(
-        tmp_path / "page.html", [row], title=text, image_path=lambda name: tmp_path / "a.png",
-        systems=[SystemRow(text, {text: 1.0}, notes=text)], protocol={text: text}, thumbnails=thumbnails,
-    ).read_text(encoding="utf-8")  # fmt: skip
-    seen = Seen()
-    seen.feed(page)
-    assert not seen.odd
-    assert "49" not in "".join(seen.text)
-
-
-class Seen(HTMLParser):
-    """The text of a page, and what only an injection can have put there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.text: list[str] = []
-        self.odd: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in ("script", "svg", "iframe", "object"):
-            self.odd.append(tag)
-        self.odd += [key for key, _ in attrs if key.startswith("on")]
-        self.odd += [value for key, value in attrs if key in ("href", "src") and value and "javascript:" in value]
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
