@@ -23,6 +23,8 @@ TOWERS = {
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 2},
 }
 CASES = ["zero1,fp32", "zero1,bf16", "zero2,fp32", "zero2,bf16", "zero3,fp32", "zero3,bf16"]
+# How a precision is held does not depend on the number of ranks: on four, each file and each precision comes once more.
+CASES_OF = {1: CASES, 2: CASES, 4: ["zero1,fp32", "zero2,bf16", "zero3,bf16"]}
 SMALL = {"reduce_bucket_size": 1000}
 SHARDED = {f"stage3_{name}": 0 for name in ("param_persistence_threshold", "max_live_parameters",
                                             "max_reuse_distance", "prefetch_bucket_size")}  # fmt: skip
@@ -36,6 +38,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text(
         f"backbone: {{config: {folder / 'towers.json'}, pretrained: null, freeze: {{image: 2, text: 0}}}}\n"
         "model: {width: 64, heads: 4}\ntrain: {device: cpu}\n"
+        "fusion: {max_steps: 2}\n"  # steps hold no states of their own, and each gathers the shards of ZeRO 3 again
     )
     return path
 
@@ -46,13 +49,14 @@ def run(recipe: Path, world: int, cases: list[str], out: Path, forks: Forks) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("world", CASES_OF)
 def test_the_states_of_the_ranks_are_within_5_percent_of_the_plan(
     world: int, recipe: Path, forks: Forks, tmp_path: Path
 ) -> None:
-    """Slow: every rank runs DeepSpeed six times, ten seconds of a core; only its own buffers show what it holds."""
-    measured = run(recipe, world, CASES, tmp_path / "held", forks)
-    for case in CASES:
+    """Slow: a rank runs DeepSpeed up to six times, a second of a core each; only its own buffers show what it holds."""
+    cases = CASES_OF[world]
+    measured = run(recipe, world, cases, tmp_path / "held", forks)
+    for case in cases:
         file, precision = case.split(",")
         settings = load_settings(str(recipe), [f"train.precision={precision}"])
         composer, backbone = meta_composer(settings, 50)
