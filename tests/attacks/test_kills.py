@@ -89,7 +89,7 @@ class Training:
 def test_twenty_kills_change_no_loss(way: str, tiny_data: Path, forks: Forks, tmp_path: Path) -> None:
     """Dropout, trained towers and checkpoints every other step are on; under ZeRO-2 two processes share the work.
 
-    Slow: twenty-two starts and the steps between them, two and a half minutes of a core for both ways. One run that
+    Slow: twenty-two starts and the steps between them, a minute of a core for both ways. One run that
     is broken off once (``tests/training/test_run.py``) cannot show that no moment is a bad one: some of the kills
     fall into a save.
     """
