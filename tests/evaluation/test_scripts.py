@@ -54,6 +54,21 @@ def test_help_imports_no_torch(name):
     assert not any(line.split("|")[-1].strip() == "torch" for line in done.stderr.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--system", "prodct", "--backbone", "RN50"], "did you mean product"),
+        (["--system", "neucore-xl", "--backbone", "RN50"], "need no training"),
+        (["--system", "sum"], "needs --backbone"),
+        (["--system", "sum", "--backbone", "RN50", "--checkpoint", "last"], "belongs to --run"),
+        (["--run", ".", "--backbone", "RN50"], "belongs to --system"),
+    ],
+)
+def test_a_wrong_choice_of_an_untrained_system_is_one_sentence(options, said, call, tmp_path):
+    with pytest.raises(UserError, match=said):
+        call("cirr", *options, "--data", tmp_path, "--out", tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_hidden_labels_and_missing_runs_are_one_sentence(shared, tmp_path):
     """Slow: three processes of their own, since the entry of each script turns errors into exit codes."""
@@ -147,6 +162,22 @@ def test_evaluate_compare_and_submit(trained, tmp_path, call):
     split = open_split("cirr", data, "test1")
     for file in submission.file_names("test1").values():
         assert submission.problems_of(tmp_path / "test1" / file, split) == []
+
+
+@pytest.mark.slow
+def test_systems_that_are_not_trained_need_no_run(trained, towers, tmp_path, call, capsys):
+    """Slow: on the data of the runs above; the weight of `sum` is chosen on the training split (3 s a layout)."""
+    layout, data, _, _ = trained
+    name = "cirr" if layout == "cirr" else "fashion_iq"
+    tower = ["--backbone", "tiny-towers", f"backbone.config={towers}", "backbone.pretrained=null"]
+    for system in ("product", "sum"):
+        call(name, "--system", system, *tower, "--data", data, "--out", tmp_path / system)
+        stored = json.loads((tmp_path / system / "metrics.json").read_text())
+        assert (stored["environment"]["run"], stored["environment"]["row"]) == (f"untrained {system}", system)
+        assert stored["n_queries"] == len(open_split(layout, data, "val").triplets)
+    assert "start: 1 image" in capsys.readouterr().out
+    with pytest.raises(UserError, match="holds figures of another run"):
+        call(name, "--system", "product", *tower, "--data", data, "--out", tmp_path / "sum")
 
 
 @pytest.mark.slow
