@@ -186,8 +186,17 @@ class FusionSettings(Section):
 
 
 class LossSettings(Section):
-    """Batch classification (equation 10) and the focal multiple-instance concept loss (equation 6)."""
+    """The matching loss (by default equation 10) and the focal multiple-instance concept loss (equation 6)."""
 
+    kind: Literal["classification", "soft-triplet", "hardest-hinge"] = Field(
+        "classification",
+        description="Matching loss: `classification` over the batch (equation 10); `soft-triplet`, against sampled "
+        "negatives (CIRPLANT); `hardest-hinge`, against the hardest one (VAL).",
+    )
+    negatives: Few = Field(1, description="Negatives that `soft-triplet` samples for each query from the batch.")
+    margin: float = Field(
+        0.2, gt=0.0, le=4.0, description="Distance of `hardest-hinge` that a negative must be further away."
+    )
     temperature_init: float = Field(2.65926, gt=0.0, le=20.0, description="Initial θ; scores are multiplied by exp(θ).")
     temperature_max: float = Field(4.60517, gt=0.0, le=20.0, description="Upper bound of θ (log 100).")
     concept_weight: Weight = Field(
@@ -237,7 +246,10 @@ class TrainSettings(Section):
         "that of the heads.",
     )
     weight_decay: Weight = Field(0.05, description="AdamW weight decay on matrices; vectors have none.")
-    warmup_steps: MaybeSteps = Field(200, description="Steps of linear warm-up before the cosine.")
+    warmup_steps: MaybeSteps = Field(200, description="Steps of linear warm-up.")
+    schedule: Literal["cosine", "linear"] = Field(
+        "cosine", description="How the rates fall from their peak to 0 after the warm-up."
+    )
     clip_norm: float = Field(1.0, ge=0.0, le=1e9, description="Gradient norm bound; 0 does not clip.")
     compile: bool = Field(False, description="Compile the model with `torch.compile`.")
     cache_features: bool = Field(True, description="Compute frozen towers once and keep their features on disk.")

@@ -81,8 +81,9 @@ class Batch:
     The gallery is the columns of all parts, one part after the other, G = parts · W; ``positive [B]`` and
     ``exclude [B, G]`` are about those. Every image occurs once among the columns, so two queries of the same target
     share their positive; parts with fewer columns than W are filled up with columns that are excluded everywhere.
-    ``exclude`` is true where a column must not be a negative of a row. ``concept_labels [B, C]`` is the multi-hot of
-    C(T) over the training vocabulary, or None without a concept loss. ``target`` may be left out of a whole batch.
+    ``exclude`` is true where a column must not be a negative of a row, or was not drawn as one. ``concept_labels
+    [B, C]`` is the multi-hot of C(T) over the training vocabulary, or None without a concept loss. ``target`` may be
+    left out of a whole batch.
     """
 
     ids: tuple[str, ...]

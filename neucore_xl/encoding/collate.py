@@ -24,10 +24,11 @@ class Collator:
     """Call it with triplets for a training ``Batch``; ``queries`` needs no targets. Picklable if its inputs are.
 
     ``sequences`` and ``concepts`` map a triplet's text to its planned edits and to its distinct concepts; a text
-    that is absent has none. Everything is a function of the given triplets alone (hard negatives of a subset are
-    drawn with a seed made from ``seed`` and the batch's ids), so a resumed run sees the batches of an unbroken one,
-    and the number of loader workers changes nothing. With ``random_reference`` a query is given the reference image of
-    another query of ``split``, drawn by ``seed``, its id and, in training, the batch's ids; all else stays as it is.
+    that is absent has none. Everything is a function of the given triplets alone (hard negatives of a subset, and the
+    negatives of soft triplets, are drawn with a seed made from ``seed`` and the batch's ids), so a resumed run sees the
+    batches of an unbroken one, and the number of loader workers changes nothing. With ``random_reference`` a query is
+    given the reference image of another query of ``split``, drawn by ``seed``, its id and, in training, the batch's
+    ids; all else stays as it is.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Collator:
             sequence=self.sequence(triplets, steps=steps),
             gallery=torch.tensor([*gallery, *[0] * (width - len(gallery))], dtype=torch.long),
             positive=torch.tensor([position[_target(t)] for t in triplets], dtype=torch.long),
-            exclude=self._exclude(triplets, layout, position),
+            exclude=self._exclude(triplets, layout, position, batch),
             concept_labels=self._labels(triplets),
             target=torch.tensor([images.number(_target(t)) for t in triplets], dtype=torch.long),
         )
@@ -199,15 +200,24 @@ class Collator:
             yield from random.Random(f"{self.seed}\x1f{t.id}\x1f{batch}").sample(members, min(count, len(members)))
 
     def _exclude(
-        self, triplets: Sequence[Triplet], layout: Sequence[str | None], position: Mapping[str, int]
+        self, triplets: Sequence[Triplet], layout: Sequence[str | None], position: Mapping[str, int], batch: str
     ) -> torch.Tensor:
         filling = torch.tensor([name is None for name in layout], dtype=torch.bool)
         exclude = filling.repeat(len(triplets), 1)
         for row, t in enumerate(triplets):
-            for name in self._also_right(t):
+            barred = self._also_right(t)
+            if self.loss.kind == "soft-triplet":
+                barred = self._not_sampled(t, position, batch)
+            for name in barred:
                 if name in position:
                     exclude[row, position[name]] = True
         return exclude
+
+    def _not_sampled(self, triplet: Triplet, position: Mapping[str, int], batch: str) -> set[str]:
+        """All columns but the ``loss.negatives`` that are drawn for the query; drawn by name, so in any order."""
+        named = sorted(position.keys() - {triplet.target} - self._also_right(triplet))
+        draw = random.Random(f"{self.seed}\x1f{triplet.id}\x1f{batch}\x1fnegatives")
+        return set(position) - set(draw.sample(named, min(self.loss.negatives, len(named))))
 
 
 class _Numbered:

@@ -104,7 +104,7 @@ class Rehearsal:
             positive = torch.zeros(queries, dtype=torch.long)
             exclude = torch.zeros(queries, columns * parts, dtype=torch.bool)
             output = ComposerOutput(rows, gathered, theta)
-            torch.autograd.backward(match_term(self.composer, output, positive, exclude, World()))
+            torch.autograd.backward(match_term(self.composer, output, positive, exclude, World(), self._settings.loss))
             del output
             del rows, gathered, theta, positive, exclude, local
         return meter.peak

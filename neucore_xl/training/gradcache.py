@@ -51,6 +51,7 @@ def cached_step(
         torch.cat([p.positive for p in parts]).to(engine.device),
         torch.cat([p.exclude for p in parts]).to(engine.device),
         engine.world,
+        settings,
     )
     (match * scale).backward()
 

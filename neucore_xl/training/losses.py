@@ -1,4 +1,4 @@
-"""The training objective: batch classification (equation 10), the focal concept loss (equation 6), and their sum.
+"""The training objective: a matching loss (equation 10, or a triplet loss), the focal concept loss, and their sum.
 
 Everything here is computed in fp32, whatever the precision of the forward pass.
 Legend: B queries, G gallery columns of the batch, C concepts of the vocabulary.
@@ -18,6 +18,7 @@ from neucore_xl.models.composer import Composer
 from neucore_xl.models.features import ComposerOutput
 from neucore_xl.parallel.collectives import gather_rows
 from neucore_xl.parallel.world import World
+from neucore_xl.training.triplet_losses import hardest_hinge, soft_triplet
 
 
 def batch_classification(scores: Tensor, positive: Tensor, exclude: Tensor, log_scale: Tensor) -> Tensor:
@@ -79,16 +80,29 @@ def objective(
     whole batch, and with gradients averaged over processes its gradient is exact.
     A system without concept logits, a batch without labels, or λ = 0 gives a concept term of exactly zero.
     """
-    match = match_term(composer, output, batch.positive, batch.exclude, world or World())
+    match = match_term(composer, output, batch.positive, batch.exclude, world or World(), settings)
     return with_row_terms(match, output, batch, settings)
 
 
-def match_term(composer: Composer, output: ComposerOutput, positive: Tensor, exclude: Tensor, world: World) -> Tensor:
-    """Batch classification of this process's queries ``[B]`` over the targets of all processes ``[G]``; a scalar."""
+def match_term(
+    composer: Composer,
+    output: ComposerOutput,
+    positive: Tensor,
+    exclude: Tensor,
+    world: World,
+    settings: LossSettings,
+) -> Tensor:
+    """The loss ``loss.kind`` of this process's queries ``[B]`` over the targets of all processes ``[G]``; a scalar."""
     with torch.autocast(device_type=output.log_scale.device.type, enabled=False):
         targets = output.targets.map(lambda t: gather_rows(_fp32(t), world))
         scores = composer.score(output.queries.map(_fp32), targets)
-        return batch_classification(scores, positive, exclude, output.log_scale)
+        if settings.kind == "classification":
+            return batch_classification(scores, positive, exclude, output.log_scale)
+        if settings.kind == "soft-triplet":
+            match = soft_triplet(scores, positive, exclude)
+        else:
+            match = hardest_hinge(scores, positive, exclude, settings.margin)
+        return match + 0.0 * output.log_scale.float().sum()  # a gradient of 0: DDP waits for one of every parameter
 
 
 def with_row_terms(match: Tensor, output: ComposerOutput, batch: Batch, settings: LossSettings) -> LossTerms:

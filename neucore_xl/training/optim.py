@@ -1,4 +1,4 @@
-"""AdamW with one group of parameters per rate and decay, and warm-up followed by a cosine."""
+"""AdamW with one group of parameters per rate and decay, and warm-up followed by a cosine or a straight line."""
 
 from __future__ import annotations
 
@@ -91,9 +91,23 @@ class WarmupCosine:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+@dataclass(frozen=True)
+class WarmupLinear:
+    """As ``WarmupCosine``, but a straight line from 1 to 0 after the warm-up."""
+
+    warmup: int
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        return max(0.0, 1 - (step - self.warmup) / max(1, self.steps - self.warmup))
+
+
 def build_scheduler(optimizer: Optimizer, settings: TrainSettings) -> LambdaLR:
-    """``WarmupCosine`` on every group; step it once after each optimiser step."""
-    return LambdaLR(optimizer, WarmupCosine(settings.warmup_steps, settings.steps))
+    """``train.schedule`` on every group; step it once after each optimiser step."""
+    kind = WarmupLinear if settings.schedule == "linear" else WarmupCosine
+    return LambdaLR(optimizer, kind(settings.warmup_steps, settings.steps))
 
 
 def trainable(model: nn.Module) -> Iterable[nn.Parameter]:

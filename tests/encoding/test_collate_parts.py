@@ -16,6 +16,7 @@ from neucore_xl.data.triplets import Gallery, Split, Triplet
 from neucore_xl.encoding.collate import Collator
 from neucore_xl.language.sequence import FusionSequence, Operation, Step
 from neucore_xl.training.losses import batch_classification
+from neucore_xl.training.triplet_losses import soft_triplet
 
 
 class NamedInputs:
@@ -34,7 +35,7 @@ def triplets_of(pairs: list[tuple[int, int]]) -> list[Triplet]:
     return [Triplet(id=str(i), reference=str(r), target=str(t), text=f"text {r % 3}") for i, (r, t) in enumerate(pairs)]
 
 
-def collator_of(triplets: list[Triplet], negatives: bool) -> Collator:
+def collator_of(triplets: list[Triplet], negatives: bool, loss: LossSettings | None = None) -> Collator:
     names = tuple(dict.fromkeys(n for t in triplets for n in (t.reference, t.target or "")))
     gallery = Gallery(names, {n: Path(n) for n in names})
     split = Split("cirr", "train", Path(), tuple(triplets), {"": gallery})
@@ -43,7 +44,7 @@ def collator_of(triplets: list[Triplet], negatives: bool) -> Collator:
         for n in range(3)
     }
     return Collator(
-        NamedInputs(), plans, {}, None, FusionSettings(), LossSettings(reference_negatives=negatives), split
+        NamedInputs(), plans, {}, None, FusionSettings(), loss or LossSettings(reference_negatives=negatives), split
     )
 
 
@@ -91,3 +92,40 @@ def test_a_batch_that_cannot_be_cut_is_refused() -> None:
     triplets = triplets_of([(i, i + 20) for i in range(8)])
     with pytest.raises(ValueError, match="8 triplets cannot be cut into 3"):
         collator_of(triplets, negatives=False).parts(triplets, 3, (0,))
+
+
+@given(pairs, st.sampled_from([1, 2, 3, 6]), st.booleans(), st.integers(1, 4))
+def test_negatives_are_drawn_of_the_whole_batch_whatever_its_parts(
+    drawn: list[tuple[int, int]], count: int, references: bool, negatives: int
+) -> None:
+    triplets = triplets_of(drawn)
+    loss = LossSettings(kind="soft-triplet", negatives=negatives, reference_negatives=references)
+    collator = collator_of(triplets, references, loss)
+    every = collator_of(triplets, references)(triplets)
+    admitted = {t: admitted_names(every, [every], row) for row, t in enumerate(every.ids)}
+    parts = [collator.parts(triplets, n, range(n)) for n in (1, count)]
+    found = [{t: admitted_names(p, cut, row) for p in cut for row, t in enumerate(p.ids)} for cut in parts]
+    assert found[0] == found[1]
+    for name, names in found[0].items():
+        assert names <= admitted[name]
+        assert len(names) == min(negatives, len(admitted[name]))
+    scores = [[soft_triplet(scores_of(p, names_of(cut)), p.positive, p.exclude) for p in cut] for cut in parts]
+    assert torch.stack(scores[1]).mean().item() == pytest.approx(scores[0][0].item(), rel=1e-5)
+
+
+def names_of(parts: list[Batch]) -> list[float]:
+    return [float(part.images.pooled[i]) for part in parts for i in part.gallery]  # type: ignore[union-attr]
+
+
+def admitted_names(part: Batch, parts: list[Batch], row: int) -> set[float]:
+    """What may be a negative of the query at ``row``."""
+    columns = zip(names_of(parts), part.exclude[row].tolist(), strict=True)
+    return {name for c, (name, barred) in enumerate(columns) if not barred and c != int(part.positive[row])}
+
+
+def test_another_batch_draws_other_negatives() -> None:
+    triplets = triplets_of([(n, (n + 1) % 9) for n in range(9)])
+    collator = collator_of(triplets, False, LossSettings(kind="soft-triplet"))
+    first, second = (collator(rows) for rows in (triplets, triplets[::-1]))
+    drawn = [{t: admitted_names(b, [b], row) for row, t in enumerate(b.ids)} for b in (first, second)]
+    assert drawn[0] != drawn[1]

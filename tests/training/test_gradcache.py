@@ -50,6 +50,25 @@ def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
+@pytest.mark.parametrize("kind", ["soft-triplet", "hardest-hinge"])
+def test_the_gradient_of_a_triplet_loss_is_that_of_the_whole_batch(
+    kind: Any, toy: Toy, batch_of: Callable[..., Batch]
+) -> None:
+    batch, loss = batch_of(3, 8), LOSS.model_copy(update={"kind": kind})
+    whole, cut = toy(), toy()
+    for model in (whole, cut):
+        model.score = lambda q, t: 0.1 * (q["f"] @ t["f"].T)  # type: ignore[method-assign]  # below 1: no distance is 0
+    expected = objective(whole, whole("train", batch), batch, loss)
+    expected.total.backward()
+    terms, _ = cached_step(engine_of(cut), parts_of(batch, 4), loss, 1.0, last=True)
+    assert terms["loss_match"].item() == pytest.approx(expected.match.item(), rel=1e-5)
+    for (name, one), (_, other) in zip(whole.named_parameters(), cut.named_parameters(), strict=True):
+        if one.requires_grad:
+            assert one.grad is not None
+            torch.testing.assert_close(one.grad, other.grad, atol=1e-6, rtol=1e-5)
+            assert (name == "log_scale") == (float(one.grad.abs().sum()) == 0)  # θ has no part, and no missing gradient
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_the_gradient_is_that_of_the_whole_batch(count: int, toy: Toy, batch_of: Callable[..., Batch]) -> None:
     batch = batch_of(3, 8)
@@ -81,7 +100,7 @@ def test_dropout_is_the_same_in_both_passes(toy: Toy, batch_of: Callable[..., Ba
         FeatureSet.cat([o.queries for o in outputs]), FeatureSet.cat([o.targets for o in outputs]), graphs.log_scale
     )
     positive, exclude = torch.cat([p.positive for p in parts]), torch.cat([p.exclude for p in parts])
-    total = match_term(graphs, joined, positive, exclude, World())
+    total = match_term(graphs, joined, positive, exclude, World(), LOSS)
     for output, part in zip(outputs, parts, strict=True):
         total = total + with_row_terms(torch.zeros(()), output, part, LOSS).total / 2
     total.backward()

@@ -14,7 +14,7 @@ from neucore_xl.config.schema import Settings, TrainSettings
 from neucore_xl.errors import UserError
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.registry import build_composer, composer_names
-from neucore_xl.training.optim import WarmupCosine, build_optimizer, build_scheduler, parameter_groups
+from neucore_xl.training.optim import WarmupCosine, WarmupLinear, build_optimizer, build_scheduler, parameter_groups
 from tests.support.tiny_runs import ToyComposer
 
 
@@ -117,17 +117,25 @@ def test_warm_up_and_cosine_by_hand() -> None:
     assert factor(14) == pytest.approx(0.0)
 
 
-def test_no_warm_up_starts_at_the_peak_and_a_short_run_never_peaks() -> None:
-    assert WarmupCosine(0, 10)(0) == 1.0
-    assert max(WarmupCosine(100, 10)(s) for s in range(10)) == pytest.approx(0.1)
+def test_the_straight_line_by_hand() -> None:
+    factor = WarmupLinear(warmup=2, steps=12)
+    assert [factor(s) for s in (0, 1, 2, 7, 11, 12, 20)] == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.1, 0.0, 0.0])
+    assert [WarmupLinear(0, 4)(s) for s in range(4)] == [1.0, 0.75, 0.5, 0.25]
 
 
-def test_the_schedule_moves_every_group_by_the_same_factor() -> None:
+@pytest.mark.parametrize("kind", [WarmupCosine, WarmupLinear])
+def test_no_warm_up_starts_at_the_peak_and_a_short_run_never_peaks(kind: Any) -> None:
+    assert kind(0, 10)(0) == 1.0
+    assert max(kind(100, 10)(s) for s in range(10)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("schedule", "kind"), [("cosine", WarmupCosine), ("linear", WarmupLinear)])
+def test_the_schedule_moves_every_group_by_the_same_factor(schedule: Any, kind: Any) -> None:
     model = Toy()
-    settings = TrainSettings(steps=6, warmup_steps=2, lr=1e-3, lr_backbone=1e-5)
+    settings = TrainSettings(steps=6, warmup_steps=2, lr=1e-3, lr_backbone=1e-5, schedule=schedule)
     optimizer = build_optimizer(model, model.backbone, settings)
     scheduler = build_scheduler(optimizer, settings)
-    factor = WarmupCosine(2, 6)
+    factor = kind(2, 6)
     for step in range(6):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * factor(step))
         assert optimizer.param_groups[2]["lr"] == pytest.approx(1e-5 * factor(step))
