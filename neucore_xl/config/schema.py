@@ -155,6 +155,11 @@ class ModelSettings(Section):
         description="Where the queries of `neucore-xl` and `residual` start: `auto`, at the best of image, text, their "
         "sum, ridge maps and blends, found on a held-out part of the training pairs; `image`, at the reference.",
     )
+    language_model: Path | None = Field(
+        None,
+        description="Folder of a pretrained BERT, as transformers writes it, for the words of `maaf-bert` and "
+        "`cirplant-pretrained`; trained along at `train.lr_backbone`. The other systems leave it unread.",
+    )
     score: Literal["full", "cosine"] = Field(
         "full", description="Matching score: cosine + EM + IS (equation 9), or the cosine alone, which can be indexed."
     )
@@ -236,7 +241,9 @@ class TrainSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes one GPU where there is one.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 runs the forward pass under autocast.")
     lr: Rate = Field(5e-4, description="Peak learning rate of the heads.")
-    lr_backbone: Rate = Field(1e-6, description="Peak learning rate of trained tower parameters.")
+    lr_backbone: Rate = Field(
+        1e-6, description="Peak learning rate of trained tower parameters, and of `model.language_model`."
+    )
     lr_correction_scale: Rate = Field(
         0.1, description="Factor on `train.lr` for corrections of pretrained target features."
     )

@@ -18,10 +18,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Output of an image tower: ``tokens [U, N, Dv]`` and ``pooled [U, D]``, not normalised."""
+    """Output of an image tower: ``tokens [U, N, Dv]`` and ``pooled [U, D]``, not normalised.
+
+    ``levels``: the tokens ``[U, N_k, D_k]`` of earlier depths, the earliest first, for systems that read several.
+    """
 
     tokens: Tensor
     pooled: Tensor
+    levels: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return self.pooled.shape[0]
@@ -59,6 +63,7 @@ class SequenceBatch:
     (0 where masked); ``operation [B, K]`` indexes ``Operation``; ``step_mask [B, K]`` and ``concept_mask [B, M]``
     are true on real entries. Steps are packed to the left. K or M may be 0. ``active``: for each of the K steps, how
     many queries have it; a model that is told runs a step for these alone, without asking a device for the number.
+    ``language_ids [B, L]``: the sentences for systems with a language model of their own, -1 behind each.
     ``words [B, W]``: the distinct words of each sentence as numbers (``language.bag``), 0 where there is none.
     """
 
@@ -69,6 +74,7 @@ class SequenceBatch:
     concept: Tensor
     concept_mask: Tensor
     active: tuple[int, ...] | None = None
+    language_ids: Tensor | None = None
     words: Tensor | None = None
 
 
@@ -115,4 +121,6 @@ def move(value: T, device: torch.device | str, non_blocking: bool = False) -> T:
         return replace(value, **changes)
     if isinstance(value, Mapping):
         return {k: move(v, device, non_blocking) for k, v in value.items()}  # type: ignore[return-value]
+    if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
+        return tuple(move(v, device, non_blocking) for v in value)  # type: ignore[return-value]
     return value

@@ -33,6 +33,7 @@ from neucore_xl.errors import UserError
 from neucore_xl.parallel.world import ALONE, World
 
 log = logging.getLogger(__name__)
+_LEVEL = "level-{}"  # the array of the tokens of an earlier depth
 
 
 def cache_root(settings: TrainSettings) -> Path:
@@ -61,20 +62,29 @@ def fingerprint(*parts: Any) -> str:
 class FeatureCache:
     """The stores of one image tower with one transform and of one text tower, each named by fingerprints.
 
+    ``levels`` depths of the image tower are stored; those of another number are other features.
+
     ``fill_*`` compute what is missing or damaged, under a lock that a second run waits for; ``*_rows`` read.
     """
 
-    def __init__(self, folder: Path, *, image_tower: str, transform: str, text_tower: str) -> None:
+    def __init__(self, folder: Path, *, image_tower: str, transform: str, text_tower: str, levels: int = 1) -> None:
         self.folder = folder
-        self.images = Store(folder / f"images-{fingerprint(FORMAT, image_tower, transform)}")
+        depths = [f"{levels} levels"] if levels > 1 else []
+        self.images = Store(folder / f"images-{fingerprint(FORMAT, image_tower, transform, *depths)}")
+        self._levels = [_LEVEL.format(k) for k in range(levels - 1)]
         self.texts = Store(folder / f"texts-{fingerprint(FORMAT, text_tower)}")
 
     def image_rows(self, keys: Sequence[str]) -> ImageFeatures:
-        """Features of the images with identities ``keys``: tokens [U, N, Dv], pooled [U, D]; ``KeyError`` if absent."""
+        """Features of the images with identities ``keys``: tokens [U, N, Dv], pooled [U, D], and earlier depths.
+
+        ``KeyError`` if absent.
+        """
         rows = [self.images.row(key) for key in keys]
-        tokens = np.stack([arrays["tokens"][row] for arrays, row in rows])
-        pooled = np.stack([arrays["pooled"][row] for arrays, row in rows])
-        return ImageFeatures(torch.from_numpy(tokens), torch.from_numpy(pooled))
+        tokens, pooled, *levels = (
+            torch.from_numpy(np.stack([arrays[name][row] for arrays, row in rows]))
+            for name in ("tokens", "pooled", *self._levels)
+        )
+        return ImageFeatures(tokens, pooled, tuple(levels))
 
     def text_rows(self, texts: Sequence[str]) -> TextFeatures:
         """Features of ``texts``: words [B, L, Dt] zero-padded to the longest, pooled [B, D], mask [B, L]."""
@@ -121,10 +131,10 @@ class FeatureCache:
 
 
 def _image_arrays(parts: list[ImageFeatures]) -> dict[str, np.ndarray]:
-    return {
-        "tokens": torch.cat([p.tokens for p in parts]).float().cpu().numpy(),
-        "pooled": torch.cat([p.pooled for p in parts]).float().cpu().numpy(),
-    }
+    named = {"tokens": [p.tokens for p in parts], "pooled": [p.pooled for p in parts]}
+    for k, level in enumerate(zip(*(p.levels for p in parts), strict=True)):
+        named[_LEVEL.format(k)] = list(level)
+    return {name: torch.cat(tensors).float().cpu().numpy() for name, tensors in named.items()}
 
 
 def _text_arrays(parts: list[TextFeatures]) -> dict[str, np.ndarray]:

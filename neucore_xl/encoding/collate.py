@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,7 +28,7 @@ class Collator:
     negatives of soft triplets, are drawn with a seed made from ``seed`` and the batch's ids), so a resumed run sees the
     batches of an unbroken one, and the number of loader workers changes nothing. With ``random_reference`` a query is
     given the reference image of another query of ``split``, drawn by ``seed``, its id and, in training, the batch's
-    ids; all else stays as it is.
+    ids; all else stays as it is. ``language`` makes the ids of the sentences for systems that ask for their own.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Collator:
         *,
         seed: int = 0,
         random_reference: bool = False,
+        language: Callable[[Sequence[str]], torch.Tensor] | None = None,
     ) -> None:
         self.inputs = inputs
         self.sequences = sequences
@@ -51,6 +52,7 @@ class Collator:
         self.fusion = fusion
         self.loss = loss
         self.seed = seed
+        self.language = language
         self._drawn = list(dict.fromkeys(t.reference for t in split.triplets)) if random_reference else []
         answers: dict[tuple[str, str], set[str]] = defaultdict(set)
         for t in split.triplets:
@@ -164,6 +166,7 @@ class Collator:
             concept=_padded(concept),
             concept_mask=_mask(concept),
             active=tuple(step_mask.sum(0).tolist()),
+            language_ids=None if self.language is None else self.language([t.text for t in triplets]),
             words=_padded([word_keys(t.text) for t in triplets], 1),
         )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 import numpy as np
+from torch import Tensor
 
 from neucore_xl import files
 from neucore_xl.encoding.shards import Examined, examine
@@ -132,7 +133,7 @@ def _compute(
     for chunk, features in encode(missing) if missing else ():
         names += chunk
         parts.append(features)
-        size += sum(t.nbytes for t in vars(features).values())
+        size += sum(_bytes(value) for value in vars(features).values())
         if size >= SHARD_BYTES:
             written.append(store.append(names, join(parts)))
             names, parts, size = [], [], 0
@@ -148,3 +149,8 @@ def _compute_alone(store: Store, keys: Sequence[str], encode: Encode, join: Join
     with ExitStack() as lock:
         yield from _take(store, lock)
         yield from _compute(store, store.missing(keys), encode, join, [])
+
+
+def _bytes(value: Tensor | tuple[Tensor, ...]) -> int:
+    """Of a tensor, or of the tensors of several depths."""
+    return value.nbytes if isinstance(value, Tensor) else sum(t.nbytes for t in value)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neucore_xl.config.schema import Settings
-from neucore_xl.data.batches import ImageFeatures, ImageInput, Inputs, TextFeatures, TextInput
+from neucore_xl.data.batches import ImageFeatures, ImageInput, Inputs, TextFeatures, TextInput, move
 from neucore_xl.data.features.folder import FeatureFolder
 from neucore_xl.data.triplets import Split
 from neucore_xl.encoding.cache import FeatureCache, cache_root, image_key
@@ -184,6 +184,7 @@ def make_inputs(
         image_tower=backbone.fingerprint("image") if cache_images else "",
         transform=transform.fingerprint() if transform else "",
         text_tower=backbone.fingerprint("text") if cache_texts else "",
+        levels=len(backbone.token_widths),
     )
     size = settings.evaluation.batch_size
     device = device or device_of(backbone)
@@ -295,7 +296,7 @@ def _encode_images(
         for batch in decoded(pixels, names, batch_size, workers):
             with torch.no_grad():
                 features = backbone.encode_images(batch.to(device))
-            yield keys[done : done + len(batch)], ImageFeatures(features.tokens.cpu(), features.pooled.cpu())
+            yield keys[done : done + len(batch)], move(features, "cpu")
             done += len(batch)
             advance(len(batch))
 

@@ -41,7 +41,7 @@ class Scorer:
         facts, vocabulary = self.facts, self.vocabulary
         return Collator(
             self.inputs, facts.sequences, facts.concepts, vocabulary, s.fusion, s.loss, split, seed=s.train.seed,
-            random_reference=self.encoder.composer.random_reference,
+            random_reference=self.encoder.composer.random_reference, language=self.encoder.composer.language_tokenizer,
         )  # fmt: skip
 
     def scores(self, split: Split) -> dict[str, Iterator[tuple[int, np.ndarray]]]:

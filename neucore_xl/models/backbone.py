@@ -29,8 +29,10 @@ Part = Literal["all", "image", "text"]
 _NONE = (0.0, 0.0, 0.0)
 
 
-def build_backbone(settings: BackboneSettings, tokens: int | None = None) -> Backbone:
+def build_backbone(settings: BackboneSettings, tokens: int | None = None, *, levels: int = 1) -> Backbone:
     """Open, freeze, adapt and probe the model that ``settings`` names; ``tokens`` is ``model.tokens``.
+
+    ``levels``: depths of the image tower to read.
 
     Raises ``UserError``: unknown name, unreadable config, weights missing or of another model, nothing to adapt,
     ``backbone.features`` that are no whole folder of features.
@@ -38,8 +40,9 @@ def build_backbone(settings: BackboneSettings, tokens: int | None = None) -> Bac
     given = None if settings.features is None else GivenImages(FeatureFolder(settings.features), tokens)
     opened = open_model(settings)
     return Backbone(
-        opened, settings.freeze, settings.activation_checkpointing, settings.lora, tokens=tokens, given=given
-    )
+        opened, settings.freeze, settings.activation_checkpointing, settings.lora,
+        tokens=tokens, given=given, levels=levels,
+    )  # fmt: skip
 
 
 class Backbone(nn.Module):
@@ -48,6 +51,10 @@ class Backbone(nn.Module):
     A tower without trainable parameters runs without gradient and stays in eval mode, as do the frozen blocks of
     a partly frozen tower (their BatchNorm statistics do not move). ``token_width`` Dv, ``word_width`` Dt,
     ``embed_dim`` D and ``n_tokens`` N are measured on one blank input. ``tokens``: pool an image's tokens to so many.
+
+    With ``levels`` the image tower gives the tokens of so many depths, or of all where it has fewer: of a tower whose
+    maps shrink the last ones, of another one evenly spread, the last in any case. ``token_widths`` and
+    ``token_counts`` have an entry for each, the earliest first.
 
     ``given`` features of images take the place of the image tower, which is dropped. Where their pooled width is not
     that of the texts, D is the wider one, and the narrower side is carried there by a fixed matrix with orthonormal
@@ -63,8 +70,10 @@ class Backbone(nn.Module):
         *,
         tokens: int | None = None,
         given: GivenImages | None = None,
+        levels: int = 1,
     ) -> None:
         super().__init__()
+        self._depths: int | list[int] = levels
         self.clip = opened.model
         self.given, self._tokens = given, tokens
         self.widen: Tensor | None
@@ -108,13 +117,18 @@ class Backbone(nn.Module):
         with torch.no_grad() if self.image_frozen else contextlib.nullcontext():
             out = self.clip.forward_intermediates(  # type: ignore[operator]
                 image=pixels,
-                image_indices=1,
+                image_indices=self._depths,
                 image_output_fmt="NCHW",  # the one format that every tower offers
                 normalize=False,
                 normalize_intermediates=self._normalize,
             )
-        tokens = out["image_intermediates"][-1].flatten(2).transpose(1, 2)
-        return ImageFeatures(tokens if self._tokens is None else pooled_to(tokens, self._tokens), out["image_features"])
+        *levels, tokens = (self._tokens_of(depth) for depth in out["image_intermediates"])
+        return ImageFeatures(tokens, out["image_features"], tuple(levels))
+
+    def _tokens_of(self, depth: Tensor) -> Tensor:
+        """A map ``[U, D_k, S, S]`` of the tower as tokens ``[U, N_k, D_k]``, pooled to ``model.tokens``."""
+        tokens = depth.flatten(2).transpose(1, 2)
+        return tokens if self._tokens is None else pooled_to(tokens, self._tokens)
 
     def encode_texts(self, ids: Tensor) -> TextFeatures:
         """Token ids ``[B, L]`` to ``words [B, L, Dt]``, ``pooled [B, D]`` (not normalised) and ``mask [B, L]``.
@@ -145,7 +159,8 @@ class Backbone(nn.Module):
     def images(self, x: ImageInput) -> ImageFeatures:
         """Encode pixels; pass features on, in the precision of the parameters."""
         if isinstance(x, ImageFeatures):
-            return ImageFeatures(x.tokens.to(self._dtype), x.pooled.to(self._dtype))
+            levels = tuple(level.to(self._dtype) for level in x.levels)
+            return ImageFeatures(x.tokens.to(self._dtype), x.pooled.to(self._dtype), levels)
         return self.encode_images(x)
 
     def texts(self, x: TextInput) -> TextFeatures:
@@ -250,12 +265,17 @@ class Backbone(nn.Module):
         with torch.no_grad():
             texts = self.encode_texts(self.tokenizer(["a"]))
             if self.given is None:
-                images = self.encode_images(torch.zeros(1, 3, self.image_size, self.image_size))
+                blank = torch.zeros(1, 3, self.image_size, self.image_size)
+                if isinstance(self._depths, int) and self._depths > 1:
+                    self._depths = self._spread(self._depths, blank)
+                images = self.encode_images(blank)
         self.word_width, text_width = texts.words.shape[2], texts.pooled.shape[1]
         if self.given is not None:
             self._join(self.given, text_width)
         else:
             self.n_tokens, self.token_width = images.tokens.shape[1:]
+            self.token_counts = tuple(level.shape[1] for level in (*images.levels, images.tokens))
+            self.token_widths = tuple(level.shape[2] for level in (*images.levels, images.tokens))
             self.embed_dim = images.pooled.shape[1]
             if text_width != self.embed_dim:
                 raise UserError(
@@ -266,11 +286,22 @@ class Backbone(nn.Module):
 
     def _join(self, given: GivenImages, text_width: int) -> None:
         self.n_tokens, self.token_width = given.n_tokens, given.token_width
+        self.token_counts, self.token_widths = (self.n_tokens,), (self.token_width,)
         self.embed_dim = max(text_width, given.pooled_width)
         given.widen_to(self.embed_dim)
         if text_width < self.embed_dim:
             matrix = orthonormal(self.embed_dim, text_width)
             self.widen = matrix.to(next(self.clip.parameters()).device)
+
+    def _spread(self, levels: int, blank: Tensor) -> list[int]:
+        """The depths to read, by their numbers in the tower."""
+        maps = self.clip.visual.forward_intermediates(  # type: ignore[union-attr, operator]
+            blank, indices=None, intermediates_only=True, output_fmt="NCHW"
+        )["image_intermediates"]
+        count, levels = len(maps), min(levels, len(maps))
+        if len({m.shape[-1] for m in maps}) > 1:
+            return list(range(count - levels, count))
+        return [(k + 1) * count // levels - 1 for k in range(levels)]
 
 
 def _part_of(name: str) -> Part:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from neucore_xl.data.batches import Batch, ImageInput, SequenceBatch, TextInput
 from neucore_xl.models.features import ComposerOutput, QueryFeatures, TargetFeatures
+from neucore_xl.models.language_model import LanguageTokenizer
 
 if TYPE_CHECKING:
     from neucore_xl.models.starts.start import Start
@@ -29,7 +30,11 @@ class Composer(nn.Module, ABC):
 
     aligns_concepts: ClassVar[bool] = False
     random_reference: ClassVar[bool] = False  # queries are given another query's reference image, drawn at random
+    levels: ClassVar[int] = 1  # depths of the image tower that it reads, where there are so many
+    fewest_levels: ClassVar[int] = 1  # depths without which it cannot be built
     closed_form: ClassVar[bool] = False  # fitted before the first step; steps move its temperature and no ranking
+
+    language_tokenizer: LanguageTokenizer | None = None  # of systems with a transformer of their own for the words
 
     @abstractmethod
     def encode_targets(self, images: ImageInput) -> TargetFeatures:
@@ -57,6 +62,10 @@ class Composer(nn.Module, ABC):
     def fitted(self) -> Start | None:
         """What is fitted in closed form on the training pairs before the first step, or None."""
         return None
+
+    def pretrained_parameters(self) -> Iterable[nn.Parameter]:
+        """Parameters outside the backbone that come from a file; trained at ``train.lr_backbone``. By default none."""
+        return ()
 
     def forward(self, mode: Mode, *args: Any) -> Any:
         """The root forward: ``("train", batch)``, ``("targets", images)`` or ``("compose", image, text, sequence)``."""

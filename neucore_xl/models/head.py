@@ -31,6 +31,12 @@ class Text:
     sequence: SequenceBatch
     short: Tensor | None
 
+    @property
+    def language_ids(self) -> Tensor:
+        """Ids ``[B, L]`` of the sentences for a system with a ``language_tokenizer``."""
+        assert self.sequence.language_ids is not None, "the batch was made without the composer's language_tokenizer"
+        return self.sequence.language_ids
+
     def short_rows(self, index: Tensor) -> Tensor:
         """``index [B, K]`` into the short texts to their directions ``[B, K, D]``, of length √D."""
         assert self.short is not None

@@ -14,13 +14,14 @@ from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.composers.artemis import Artemis
 from neucore_xl.models.composers.cirplant import Cirplant
+from neucore_xl.models.composers.cirplant_pretrained import CirplantPretrained
 from neucore_xl.models.composers.combiner import Combiner
 from neucore_xl.models.composers.composeae import ComposeAE
 from neucore_xl.models.composers.concat import Concat
 from neucore_xl.models.composers.cosmo import Cosmo
 from neucore_xl.models.composers.film import Film
 from neucore_xl.models.composers.image_only import ImageOnly
-from neucore_xl.models.composers.maaf import Maaf, MaafIt
+from neucore_xl.models.composers.maaf import Maaf, MaafBert, MaafIt, MaafRp
 from neucore_xl.models.composers.mrn import Mrn
 from neucore_xl.models.composers.neucore import Neucore
 from neucore_xl.models.composers.neucore_xl import NeucoreXL
@@ -36,6 +37,7 @@ from neucore_xl.models.composers.tcir import Tcir
 from neucore_xl.models.composers.text_only import TextOnly
 from neucore_xl.models.composers.tirg import Tirg
 from neucore_xl.models.composers.tirg_lastconv import TirgLastConv
+from neucore_xl.models.composers.val import Val
 from neucore_xl.models.names import encode_names
 
 if TYPE_CHECKING:
@@ -57,11 +59,15 @@ _COMPOSERS: dict[str, type[Composer]] = {
     "relationship": Relationship,
     "maaf": Maaf,
     "maaf-it": MaafIt,
+    "maaf-rp": MaafRp,
+    "maaf-bert": MaafBert,
+    "val": Val,
     "composeae": ComposeAE,
     "cosmo": Cosmo,
     "artemis": Artemis,
     "tcir": Tcir,
     "cirplant": Cirplant,
+    "cirplant-pretrained": CirplantPretrained,
     "combiner": Combiner,
     "product": Product,
     "sum": Sum,
@@ -99,7 +105,7 @@ def build_composer(settings: Settings, backbone: Backbone, vocabulary: Vocabular
     Systems that align concepts hold the pretrained text features ``[C, D]`` of the vocabulary's names, encoded here
     on the device the backbone is on; none are encoded when ``loss.concept_weight`` is 0.
 
-    Raises ``UserError`` as ``composer_class`` does.
+    Raises ``UserError`` as ``composer_class`` does, and for a backbone of fewer depths than the system needs.
     """
     names = vocabulary.names if settings.loss.concept_weight > 0 else ()
     return composer_of(settings, backbone, lambda: encode_names(backbone, names))
@@ -108,6 +114,11 @@ def build_composer(settings: Settings, backbone: Backbone, vocabulary: Vocabular
 def composer_of(settings: Settings, backbone: Backbone, concepts: Callable[[], Tensor]) -> Composer:
     """The composer on ``backbone``; ``concepts`` gives the features ``[C, D]`` of systems that align concepts."""
     composer = composer_class(settings.model.name)
+    if composer.fewest_levels > 1 and (given := len(backbone.token_widths)) < composer.fewest_levels:
+        raise UserError(
+            f"model.name: system {settings.model.name} reads {composer.fewest_levels} depths of the image tower, but "
+            f"this backbone gives {given}; take a tower of more blocks, or a system that reads one depth."
+        )
     if composer.aligns_concepts:
         return composer(settings, backbone, concepts())
     return composer(settings, backbone)

@@ -215,13 +215,13 @@ def assemble(settings: Settings, vocabulary: Vocabulary | None = None, *, world:
     as it was. Raises ``UserError`` for an unknown system, backbone or data folder, on every rank of ``world``.
     """
     with world.agreed():
-        composer_class(settings.model.name)  # a wrong name is refused before the sentences are read
+        levels = composer_class(settings.model.name).levels  # a wrong name is refused before the sentences are read
         tagger = ConceptTagger(settings.language, cache_root(settings.train))
     if vocabulary is None:
         vocabulary = world.on_main(lambda: build_vocabulary(settings, tagger))
     with world.agreed(), torch.random.fork_rng():
         torch.manual_seed(settings.train.seed)
-        backbone = build_backbone(settings.backbone, settings.model.tokens)
+        backbone = build_backbone(settings.backbone, settings.model.tokens, levels=levels)
         fingerprint = frozen_fingerprint(backbone)
         torch.manual_seed(settings.train.seed)  # heads do not depend on how many numbers the towers drew
         composer = build_composer(settings, backbone, vocabulary)

@@ -32,11 +32,12 @@ def columns_per_query(settings: Settings) -> int:
     return 1 + int(settings.loss.reference_negatives) + settings.loss.subset_negatives
 
 
-def blank_batch(settings: Settings, backbone: Backbone, queries: int) -> Batch:
+def blank_batch(settings: Settings, backbone: Backbone, queries: int, language: int = 0) -> Batch:
     """A whole batch of ``queries`` with zeros for data, on the device that tensors are made on by default.
 
     Two images a query and those of its hard negatives, none shared; every query has ``fusion.max_steps`` steps. A
     frozen tower whose features are cached gives features, as in training, else there are pixels and token ids.
+    ``language``: tokens of a sentence for a language model of the system's own, 0 where it has none.
     """
     columns = columns_per_query(settings) * queries
     pictures = (2 + settings.loss.subset_negatives) * queries
@@ -56,6 +57,7 @@ def blank_batch(settings: Settings, backbone: Backbone, queries: int) -> Batch:
             step_mask=torch.ones(queries, steps, dtype=torch.bool),
             concept=torch.zeros(queries, CONCEPTS, dtype=torch.long),
             concept_mask=torch.ones(queries, CONCEPTS, dtype=torch.bool),
+            language_ids=torch.zeros(queries, language, dtype=torch.long) if language else None,
         ),
         gallery=torch.zeros(columns, dtype=torch.long),
         positive=torch.zeros(queries, dtype=torch.long),
@@ -68,7 +70,12 @@ def blank_batch(settings: Settings, backbone: Backbone, queries: int) -> Batch:
 def _images(settings: Settings, backbone: Backbone, count: int) -> ImageInput:
     if backbone.given is not None or (settings.train.cache_features and backbone.image_frozen):
         return ImageFeatures(
-            torch.zeros(count, backbone.n_tokens, backbone.token_width), torch.zeros(count, backbone.embed_dim)
+            torch.zeros(count, backbone.n_tokens, backbone.token_width),
+            torch.zeros(count, backbone.embed_dim),
+            tuple(
+                torch.zeros(count, n, d)
+                for n, d in zip(backbone.token_counts[:-1], backbone.token_widths[:-1], strict=True)
+            ),
         )
     return torch.zeros(count, 3, backbone.image_size, backbone.image_size)
 

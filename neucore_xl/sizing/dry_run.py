@@ -71,9 +71,11 @@ def shapes(settings: Settings, queries: int, gathered: int, *, half: bool) -> di
     backbone, found = rehearsal.backbone, {}
     images = batch.images
     if isinstance(images, ImageFeatures):
-        found["images"] = f"cached tokens {_shape(images.tokens)}, pooled {_shape(images.pooled)}"
+        tokens = ", ".join(str(_shape(level)) for level in (*images.levels, images.tokens))
+        found["images"] = f"cached tokens {tokens}, pooled {_shape(images.pooled)}"
     else:
-        tokens = [len(images), backbone.n_tokens, backbone.token_width]
+        depths = zip(backbone.token_counts, backbone.token_widths, strict=True)
+        tokens = ", ".join(str([len(images), n, d]) for n, d in depths)
         found["images"] = f"pixels {_shape(images)}, tokens {tokens}"
     for name, texts in (("sentences", batch.texts), ("short texts", batch.sequence.short_texts)):
         kind = "cached words" if isinstance(texts, TextFeatures) else "ids"

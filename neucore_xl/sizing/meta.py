@@ -12,12 +12,12 @@ from neucore_xl.data.features.folder import FeatureFolder
 from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.given import GivenImages
-from neucore_xl.models.registry import composer_of
+from neucore_xl.models.registry import composer_class, composer_of
 from neucore_xl.models.towers import outline_model
 
 
-def meta_backbone(settings: BackboneSettings, tokens: int | None = None) -> Backbone:
-    """``build_backbone(settings, tokens)`` on the meta device; ids of its tokenizer are zeros ``[B, L]``.
+def meta_backbone(settings: BackboneSettings, tokens: int | None = None, *, levels: int = 1) -> Backbone:
+    """``build_backbone`` of the same arguments on the meta device; ids of its tokenizer are zeros ``[B, L]``.
 
     Raises ``UserError`` for an unknown name or tag, an unreadable config, and a text tower whose architecture is
     not on this machine, and ``backbone.features`` that are no folder of features.
@@ -26,8 +26,9 @@ def meta_backbone(settings: BackboneSettings, tokens: int | None = None) -> Back
     with torch.device("meta"):
         opened = outline_model(settings)
         return Backbone(
-            opened, settings.freeze, settings.activation_checkpointing, settings.lora, tokens=tokens, given=given
-        )
+            opened, settings.freeze, settings.activation_checkpointing, settings.lora,
+            tokens=tokens, given=given, levels=levels,
+        )  # fmt: skip
 
 
 def meta_composer(settings: Settings, vocabulary_size: int) -> tuple[Composer, Backbone]:
@@ -36,7 +37,8 @@ def meta_composer(settings: Settings, vocabulary_size: int) -> tuple[Composer, B
     ``vocabulary_size``: concepts C of the training sentences, whose features a system that aligns concepts holds.
     Raises ``UserError`` as ``meta_backbone`` does, and for an unknown system.
     """
-    backbone = meta_backbone(settings.backbone, settings.model.tokens)
+    levels = composer_class(settings.model.name).levels
+    backbone = meta_backbone(settings.backbone, settings.model.tokens, levels=levels)
     with torch.device("meta"):
         count = vocabulary_size if settings.loss.concept_weight > 0 else 0
         # made on the CPU: autocast, which the heads switch off around their norms, knows no meta device

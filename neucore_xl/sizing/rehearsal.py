@@ -82,7 +82,9 @@ class Rehearsal:
     def _step(self, queries: int) -> tuple[int, Batch, ComposerOutput]:
         if queries not in self._steps:
             with self._measuring() as meter:
-                batch = blank_batch(self._settings, self.backbone, queries)
+                tokenizer = self.composer.language_tokenizer
+                language = tokenizer.length if tokenizer else 0
+                batch = blank_batch(self._settings, self.backbone, queries, language)
                 output = self._forward(batch)
                 torch.autograd.backward(objective(self.composer, output, batch, self._settings.loss).total)
             self._steps[queries] = meter.peak, batch, _detached(output)

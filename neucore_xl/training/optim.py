@@ -24,7 +24,7 @@ def parameter_groups(composer: Composer, backbone: nn.Module, settings: TrainSet
 
     | group | who | rate | decay |
     | heads | everything else | ``train.lr`` | matrices only |
-    | backbone | parameters of ``backbone`` | ``train.lr_backbone`` | matrices only |
+    | backbone | those of ``backbone``, ``composer.pretrained_parameters()`` | ``train.lr_backbone`` | matrices only |
     | correction | ``composer.slow_parameters()`` | ``train.lr`` × ``lr_correction_scale`` | all |
     | scalars | single numbers of the heads (θ, gates, weights of terms) | ``train.lr_scalars`` | none |
 
@@ -33,7 +33,7 @@ def parameter_groups(composer: Composer, backbone: nn.Module, settings: TrainSet
     named ``heads``, ``heads-vectors`` and so on, in a fixed order, and hold their parameters in the composer's order:
     stored optimiser states are read by it. Raises ``UserError`` where nothing is trainable.
     """
-    of_backbone = {id(p) for p in backbone.parameters()}
+    of_backbone = {id(p) for p in (*backbone.parameters(), *composer.pretrained_parameters())}
     slow = {id(p) for p in composer.slow_parameters()}
     rates = {
         "heads": settings.lr,

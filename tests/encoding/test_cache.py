@@ -62,6 +62,21 @@ def test_other_fingerprints_are_another_store(tmp_path: Path) -> None:
     assert "k1" in FeatureCache(tmp_path, image_tower="i", transform="t", text_tower="x").images
 
 
+def test_depths_are_stored_with_the_tokens_in_a_store_of_their_own(tmp_path: Path) -> None:
+    def encode(keys: list[str]) -> Iterator[tuple[list[str], ImageFeatures]]:
+        for key in keys:
+            one = features(key)
+            yield [key], ImageFeatures(one.tokens, one.pooled, (one.tokens[:, :2] + 1, one.tokens[:, :1] + 2))
+
+    deep = FeatureCache(tmp_path, image_tower="i", transform="t", text_tower="w", levels=3)
+    deep.fill_images(["k1", "k2"], encode)
+    found = pickle.loads(pickle.dumps(deep)).image_rows(["k2", "k1"])
+    assert [level.shape for level in found.levels] == [(2, 2, 2), (2, 1, 2)]
+    assert [level[:, 0, 0].tolist() for level in (*found.levels, found.tokens)] == [[3, 2], [4, 3], [2, 1]]
+    assert "k1" not in new_cache(tmp_path).images
+    assert deep.texts.folder == new_cache(tmp_path).texts.folder
+
+
 def test_texts_keep_their_real_words_only(tmp_path: Path) -> None:
     words = torch.arange(2 * 5 * 3, dtype=torch.float32).view(2, 5, 3)
     mask = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 1, 1, 0]]).bool()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,46 @@ def test_shapes_masks_and_pooled_features(kind: str, make_backbone: Any) -> None
     options = {"normalize": False}
     torch.testing.assert_close(images.pooled, backbone.clip.encode_image(x, **options))
     torch.testing.assert_close(texts.pooled, backbone.clip.encode_text(ids, **options))
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts", "widths"),
+    [
+        ("native-vit", (16, 16, 16), (32, 32, 32)),
+        ("timm-vit", (36, 36, 36), (64, 64, 64)),
+        ("timm-cnn", (64, 16, 4), (32, 48, 64)),  # the last maps of those that shrink
+        ("modified-resnet", (64, 16, 4), (64, 128, 256)),
+        ("coca", (16, 16), (48, 48)),  # it has two blocks
+    ],
+)
+def test_several_depths_are_given_the_last_as_it_always_was(
+    kind: str, counts: tuple[int, ...], widths: tuple[int, ...], make_backbone: Any
+) -> None:
+    one, three = make_backbone(kind).eval(), make_backbone(kind, levels=3).eval()
+    assert (one.token_counts, one.token_widths) == ((one.n_tokens,), (one.token_width,))
+    assert (three.token_counts, three.token_widths) == (counts, widths)
+    x = pixels(one)
+    alone, found = one.encode_images(x), three.images(three.encode_images(x))
+    assert alone.levels == ()
+    torch.testing.assert_close(found.tokens, alone.tokens)
+    torch.testing.assert_close(found.pooled, alone.pooled)
+    assert [level.shape for level in found.levels] == [(2, n, d) for n, d in zip(counts, widths, strict=True)][:-1]
+    assert not any(torch.allclose(level[:, :4, :8], found.tokens[:, :4, :8]) for level in found.levels)
+    assert one.fingerprint() == three.fingerprint()
+
+
+def test_depths_are_spread_over_a_tower_of_equal_maps(configs: dict[str, Path], tmp_path: Path) -> None:
+    config = json.loads(configs["native-vit"].read_text())
+    config["vision_cfg"]["layers"] = 6
+    (tmp_path / "six.json").write_text(json.dumps(config))
+    settings = BackboneSettings(config=tmp_path / "six.json", pretrained=None)
+    backbone = build_backbone(settings, levels=3).eval()
+    seen: list[torch.Tensor] = []
+    for block in backbone.clip.visual.transformer.resblocks:  # type: ignore[union-attr]
+        block.register_forward_hook(lambda m, x, y: seen.append(y))
+    found = backbone.encode_images(pixels(backbone))
+    for depth, number in zip((*found.levels, found.tokens), (1, 3, 5), strict=True):  # blocks 2, 4 and 6
+        torch.testing.assert_close(depth, backbone.clip.visual.ln_post(seen[number])[:, 1:])  # type: ignore[union-attr, operator]
 
 
 def test_an_empty_text_and_no_text_at_all(make_backbone: Any) -> None:

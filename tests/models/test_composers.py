@@ -23,13 +23,18 @@ from neucore_xl.models.registry import build_composer, composer_names
 
 SYSTEMS = composer_names()
 FULL = ("neucore-xl", "neucore")
+LANGUAGE: dict[str, Path] = {}  # the BERT of systems that have one, once it is there
+
+
+@pytest.fixture(scope="module", autouse=True)
+def language(bert_folder: Path) -> None:
+    LANGUAGE["model"] = bert_folder
 
 
 def build(backbone: Any, vocabulary: Any, name: str, fusion: str = "clauses", **model: Any) -> Composer:
     torch.manual_seed(0)
-    settings = Settings.model_validate(
-        {"model": {"name": name, "width": 16, "heads": 2, "exchange_layers": 1} | model, "fusion": {"sequence": fusion}}
-    )
+    sizes = {"name": name, "width": 16, "heads": 2, "exchange_layers": 1, "language_model": LANGUAGE.get("model")}
+    settings = Settings.model_validate({"model": sizes | model, "fusion": {"sequence": fusion}})
     return build_composer(settings, backbone, vocabulary)
 
 
@@ -48,7 +53,10 @@ def queries(composer: Composer, batch: Batch) -> FeatureSet:
 
 
 def rows(features: Any, index: Tensor | slice) -> Any:
-    return type(features)(**{name: getattr(features, name)[index] for name in features.__dataclass_fields__})
+    found = {name: getattr(features, name) for name in features.__dataclass_fields__}
+    return type(features)(
+        **{n: tuple(level[index] for level in t) if isinstance(t, tuple) else t[index] for n, t in found.items()}
+    )
 
 
 def take(batch: Batch, index: Tensor) -> Batch:
@@ -78,7 +86,7 @@ def assert_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], atol: float = 
 def backbone(configs: dict[str, Path]) -> Backbone:
     """One frozen backbone for all tests of this file: none may change it."""
     torch.manual_seed(0)
-    return build_backbone(BackboneSettings(config=configs["native-vit"], pretrained=None))
+    return build_backbone(BackboneSettings(config=configs["native-vit"], pretrained=None), levels=3)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -123,6 +131,7 @@ def test_padding_changes_nothing(name: str, fusion: str, backbone: Any, vocabula
             step_mask=F.pad(s.step_mask, (0, 3)),
             concept=F.pad(s.concept, (0, 2), value=5),
             concept_mask=F.pad(s.concept_mask, (0, 2)),
+            language_ids=F.pad(s.language_ids, (0, 2), value=-1),
         ),
     )
     assert_same(before, queries(composer, padded))
@@ -300,7 +309,7 @@ def test_pixels_and_ids_give_what_cached_features_give(
 
 def test_the_image_tower_is_called_once_for_all_images(make_backbone: Any, vocabulary: Any, make_batch: Any) -> None:
     calls: list[int] = []
-    backbone = make_backbone()
+    backbone = make_backbone(levels=3)
     backbone.clip.visual.conv1.register_forward_hook(lambda m, x, y: calls.append(len(x[0])))
     batch = replace(make_batch(backbone), images=torch.randn(5, 3, 32, 32))
     for name in SYSTEMS:

@@ -26,6 +26,7 @@ from neucore_xl.models.grid import at_most, from_map, side, to_map
 from neucore_xl.models.registry import build_composer
 
 HEADS, LAYERS = 2, 2
+LANGUAGE: dict[str, Path] = {}  # the BERT of systems that have one, once it is there
 P = dict[str, Tensor]
 
 
@@ -37,9 +38,9 @@ def linear(p: P, name: str, x: Tensor) -> Tensor:
     return y + p[f"{name}.bias"] if f"{name}.bias" in p else y
 
 
-def norm(p: P, name: str, x: Tensor) -> Tensor:
+def norm(p: P, name: str, x: Tensor, least: float = 1e-5) -> Tensor:
     centred = x - x.sum() / len(x)
-    return centred / ((centred * centred).sum() / len(x) + 1e-5).sqrt() * p[f"{name}.weight"] + p[f"{name}.bias"]
+    return centred / ((centred * centred).sum() / len(x) + least).sqrt() * p[f"{name}.weight"] + p[f"{name}.bias"]
 
 
 def relu(x: Tensor) -> Tensor:
@@ -82,21 +83,27 @@ def projected(p: P, name: str, vectors: list[Tensor]) -> list[Tensor]:
     return [linear(p, f"{name}.1", norm(p, f"{name}.0", x)) for x in vectors]
 
 
-def block(p: P, name: str, tokens: list[Tensor]) -> list[Tensor]:
-    """A pre-norm transformer block over real tokens alone."""
-    normed = [norm(p, f"{name}.norm1", x) for x in tokens]
-    pairs = [linear(p, f"{name}.attention.key_value", n) for n in normed]
+def attended(p: P, name: str, tokens: list[Tensor]) -> list[Tensor]:
+    """Attention of real tokens over themselves, in heads."""
+    pairs = [linear(p, f"{name}.key_value", n) for n in tokens]
     d = len(tokens[0])
     h = d // HEADS
     after = []
-    for x, own in zip(tokens, normed, strict=True):
-        q = linear(p, f"{name}.attention.query", own)
+    for own in tokens:
+        q = linear(p, f"{name}.query", own)
         parts = []
         for head in range(HEADS):
             cut = slice(head * h, (head + 1) * h)
             weights = softmax(torch.stack([q[cut] @ pair[:d][cut] / math.sqrt(h) for pair in pairs]))
             parts.append(sum((w * pair[d:][cut] for w, pair in zip(weights, pairs, strict=True)), torch.zeros(h)))
-        after.append(x + linear(p, f"{name}.attention.out", torch.cat(parts)))
+        after.append(linear(p, f"{name}.out", torch.cat(parts)))
+    return after
+
+
+def block(p: P, name: str, tokens: list[Tensor]) -> list[Tensor]:
+    """A pre-norm transformer block over real tokens alone."""
+    seen = attended(p, f"{name}.attention", [norm(p, f"{name}.norm1", x) for x in tokens])
+    after = [x + y for x, y in zip(tokens, seen, strict=True)]
     inner = [gelu(linear(p, f"{name}.mlp.0", norm(p, f"{name}.norm2", x))) for x in after]
     return [x + linear(p, f"{name}.mlp.3", y) for x, y in zip(after, inner, strict=True)]
 
@@ -177,14 +184,44 @@ def transformed(p: P, tokens: list[Tensor]) -> list[Tensor]:
     return [norm(p, "transformer.norm", x) for x in tokens]
 
 
-def maaf(p: P, i: Tensor, t: Tensor, words: list[Tensor], tokens: list[Tensor]) -> Tensor:
-    x = transformed(p, projected(p, "image_tokens", tokens) + projected(p, "words", words))
-    return (average(x[: len(tokens)]) + average(x[len(tokens) :])) / 2
+def mixed(p: P, words: list[Tensor], depths: list[list[Tensor]]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """What the transformer of `maaf` makes of the depth before the last, of the last, and of the words."""
+    early, late = depths[-2:]
+    told = projected(p, "words", words) if words else []
+    x = transformed(p, told + projected(p, "image_tokens", late) + projected(p, "earlier_tokens.0", early))
+    return x[len(told) + len(late) :], x[len(told) : len(told) + len(late)], x[: len(told)]
 
 
-def maaf_it(p: P, i: Tensor, t: Tensor, words: list[Tensor], tokens: list[Tensor]) -> Tensor:
-    x = transformed(p, projected(p, "image_tokens", tokens) + projected(p, "words", words))
-    return average(x[: len(tokens)])
+def maaf(p: P, i: Tensor, t: Tensor, words: list[Tensor], tokens: list[list[Tensor]]) -> Tensor:
+    early, late, told = mixed(p, words, tokens)
+    return (average(early) + average(late) + average(told)) / 3
+
+
+def maaf_it(p: P, i: Tensor, t: Tensor, words: list[Tensor], tokens: list[list[Tensor]]) -> Tensor:
+    early, late, _ = mixed(p, words, tokens)
+    return (average(early) + average(late)) / 2
+
+
+def maaf_rp(p: P, i: Tensor, t: Tensor, words: list[Tensor], tokens: list[list[Tensor]]) -> Tensor:
+    early, late, told = mixed(p, words, tokens)
+    return (average(early + late) + average(told)) / 2
+
+
+def val(p: P, i: Tensor, t: Tensor, words: list[Tensor], tokens: list[list[Tensor]]) -> Tensor:
+    parts = []
+    for depth, given in enumerate(tokens):
+        name = f"compositions.{depth}"
+        x = projected(p, f"image_tokens.{depth}", given)
+        z = [linear(p, f"{name}.join", torch.cat([v, sized(t)])) for v in x]
+        channel = sigmoid(linear(p, f"{name}.channels", average(z)))
+        added = attended(p, f"{name}.attention", z)
+        w = p[f"{name}.weights"]
+        out = []
+        for v, place, more in zip(x, z, added, strict=True):
+            joint = channel * sigmoid(linear(p, f"{name}.places", place))
+            out.append(w[0] * joint * v + w[1] * more)
+        parts.append(average(out))
+    return torch.cat(parts)
 
 
 def turned(p: P, i: Tensor, t: Tensor, sign: int) -> Tensor:
@@ -268,6 +305,47 @@ def cirplant(p: P, i: Tensor, t: Tensor, words: list[Tensor], tokens: list[Tenso
     return x[-1]
 
 
+def bert(p: P, ids: list[int], image: Tensor | None = None) -> list[Tensor]:
+    """Devlin et al. (2019): norms behind the sums, learned positions; an image is one more token, of segment 1."""
+    e = "language.bert.embeddings"
+    entered = [(p[f"{e}.word_embeddings.weight"][n], 0) for n in ids] + ([] if image is None else [(image, 1)])
+    x = [
+        norm(
+            p,
+            f"{e}.LayerNorm",
+            v + p[f"{e}.position_embeddings.weight"][n] + p[f"{e}.token_type_embeddings.weight"][k],
+            1e-12,
+        )
+        for n, (v, k) in enumerate(entered)
+    ]
+    for layer in range(3):
+        name = f"language.bert.encoder.layer.{layer}"
+        told = [[linear(p, f"{name}.attention.self.{part}", v) for part in ("query", "key", "value")] for v in x]
+        h = len(x[0]) // 2
+        after = []
+        for v, (q, _, _) in zip(x, told, strict=True):
+            parts = []
+            for cut in (slice(0, h), slice(h, 2 * h)):
+                weights = softmax(torch.stack([q[cut] @ k[cut] / math.sqrt(h) for _, k, _ in told]))
+                parts.append(sum((w * o[cut] for w, (_, _, o) in zip(weights, told, strict=True)), torch.zeros(h)))
+            seen = linear(p, f"{name}.attention.output.dense", torch.cat(parts))
+            after.append(norm(p, f"{name}.attention.output.LayerNorm", v + seen, 1e-12))
+        inner = [gelu(linear(p, f"{name}.intermediate.dense", v)) for v in after]
+        x = [
+            norm(p, f"{name}.output.LayerNorm", v + linear(p, f"{name}.output.dense", y), 1e-12)
+            for v, y in zip(after, inner, strict=True)
+        ]
+    return x
+
+
+def maaf_bert(p: P, i: Tensor, t: Tensor, words: list[int], tokens: list[list[Tensor]]) -> Tensor:
+    return maaf(p, i, t, bert(p, words), tokens)
+
+
+def cirplant_pretrained(p: P, i: Tensor, t: Tensor, words: list[int], tokens: list[Tensor]) -> Tensor:
+    return bert(p, words, sized(linear(p, "image", sized(i))))[-1]
+
+
 def combiner(p: P, i: Tensor, t: Tensor, words: list[Tensor], tokens: list[Tensor]) -> Tensor:
     i, t = sized(i), sized(t)
     m = torch.cat([relu(linear(p, "text.0", t)), relu(linear(p, "image.0", i))])
@@ -277,15 +355,20 @@ def combiner(p: P, i: Tensor, t: Tensor, words: list[Tensor], tokens: list[Tenso
 
 SLOW: dict[str, Callable[..., Tensor]] = {
     "random": gated_residual, "random-image-text": concat, "tirg": gated_residual, "tirg-lastconv": lastconv,
-    "mrn": mrn, "film": film, "relationship": relationship, "maaf": maaf, "maaf-it": maaf_it, "composeae": composeae,
-    "cosmo": cosmo, "tcir": tcir, "cirplant": cirplant, "combiner": combiner,
+    "mrn": mrn, "film": film, "relationship": relationship, "maaf": maaf, "maaf-it": maaf_it, "maaf-rp": maaf_rp,
+    "val": val, "composeae": composeae, "cosmo": cosmo, "tcir": tcir, "cirplant": cirplant, "combiner": combiner,
+    "maaf-bert": maaf_bert, "cirplant-pretrained": cirplant_pretrained,
 }  # fmt: skip
+DEEP = ("maaf", "maaf-it", "maaf-rp", "maaf-bert", "val")  # given the tokens of every depth, the earliest first
 
 
-def target(name: str, p: P, pooled: Tensor, tokens: list[Tensor]) -> Tensor:
+def target(name: str, p: P, pooled: Tensor, tokens: Any) -> Tensor:
     if name.startswith("maaf"):
-        return unit(average(transformed(p, projected(p, "image_tokens", tokens))))
-    if name == "cirplant":
+        early, late, _ = mixed(p, [], tokens)
+        return unit(average(early + late) if name == "maaf-rp" else average(early) + average(late))
+    if name == "val":
+        return unit(torch.cat([average(projected(p, f"image_tokens.{k}", x)) for k, x in enumerate(tokens)]))
+    if name.startswith("cirplant"):
         return unit(linear(p, "image", sized(pooled)))
     return unit(pooled)
 
@@ -300,16 +383,21 @@ def artemis(p: P, i: Tensor, t: Tensor, y: Tensor) -> Tensor:
 # --- the comparison ---
 
 
+@pytest.fixture(scope="module", autouse=True)
+def language(bert_folder: Path) -> None:
+    LANGUAGE["model"] = bert_folder
+
+
 @pytest.fixture(scope="module")
 def backbone(configs: dict[str, Path]) -> Backbone:
     torch.manual_seed(0)
-    return build_backbone(BackboneSettings(config=configs["native-vit"], pretrained=None))
+    return build_backbone(BackboneSettings(config=configs["native-vit"], pretrained=None), levels=3)
 
 
 def build(backbone: Any, vocabulary: Any, name: str, **model: Any) -> Composer:
     """The system with every parameter and drawn weight moved, so that none is still one, zero, or small."""
     torch.manual_seed(0)
-    sizes = {"width": 8, "heads": HEADS, "exchange_layers": LAYERS}
+    sizes = {"width": 8, "heads": HEADS, "exchange_layers": LAYERS, "language_model": LANGUAGE.get("model")}
     composer = build_composer(
         Settings.model_validate({"model": {"name": name} | sizes | model}), backbone, vocabulary
     ).eval()
@@ -328,19 +416,27 @@ def widened(composer: Composer) -> P:
     return {n: v.double().requires_grad_(n in trained) for n, v in state.items()}
 
 
-def rows_of(batch: Batch, n: int) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-    """i, t̂, real words and tokens of query n, in float64."""
+def tokens_of(name: str, batch: Batch, image: int) -> Any:
+    """The tokens of an image in float64: a list of them, or one such list a depth."""
+    depths = [list(level[image].double()) for level in (*batch.images.levels, batch.images.tokens)]
+    return depths if name in DEEP else depths[-1]
+
+
+def rows_of(name: str, batch: Batch, n: int) -> tuple[Tensor, Tensor, Any, Any]:
+    """i, t̂, real words (or ids of them) and tokens of query n, in float64."""
     r = int(batch.reference[n])
-    words = [w for w, real in zip(batch.texts.words[n].double(), batch.texts.mask[n], strict=True) if real]
-    return batch.images.pooled[r].double(), batch.texts.pooled[n].double(), words, list(batch.images.tokens[r].double())
+    words: Any = [w for w, real in zip(batch.texts.words[n].double(), batch.texts.mask[n], strict=True) if real]
+    if name in ("maaf-bert", "cirplant-pretrained"):
+        words = [number for number in batch.sequence.language_ids[n].tolist() if number >= 0]
+    return batch.images.pooled[r].double(), batch.texts.pooled[n].double(), words, tokens_of(name, batch, r)
 
 
 def expected(name: str, p: P, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, targets and scores."""
     targets = torch.stack(
-        [target(name, p, batch.images.pooled[g].double(), list(batch.images.tokens[g].double())) for g in batch.gallery]
+        [target(name, p, batch.images.pooled[g].double(), tokens_of(name, batch, int(g))) for g in batch.gallery]
     )
-    given = [rows_of(batch, n) for n in range(len(batch))]
+    given = [rows_of(name, batch, n) for n in range(len(batch))]
     if name == "artemis":
         scores = torch.stack([torch.stack([artemis(p, i, t, y) for y in targets]) for i, t, _, _ in given])
         return scores, targets, scores
@@ -352,7 +448,7 @@ def penalties(p: P, batch: Batch) -> P:
     """The three of `composeae`, weighted."""
     found = {"image": torch.tensor(0.0), "text": torch.tensor(0.0), "rotation": torch.tensor(0.0)}
     for n in range(len(batch)):
-        i, t, _, _ = rows_of(batch, n)
+        i, t, _, _ = rows_of("composeae", batch, n)
         y = batch.images.pooled[batch.target_images[n]].double()
         f = sized(turned(p, i, t, 1))
         for name, wanted in (("image", sized(i)), ("text", sized(t))):
@@ -368,7 +464,9 @@ def test_values_and_gradients_are_those_of_the_equation(
 ) -> None:
     composer = build(backbone, vocabulary, name)
     batch: Batch = make_batch(backbone, images=4)
-    images = replace(batch.images, tokens=batch.images.tokens[:, :9])  # a map of 3 × 3
+    first, second = batch.images.levels
+    earlier = (first[:, :2], second[:, :3])  # of another size than the last, as in a tower whose maps shrink
+    images = replace(batch.images, tokens=batch.images.tokens[:, :9], levels=earlier)  # a map of 3 × 3
     batch = replace(batch, images=images)
     batch = replace(batch, gallery=torch.tensor([3, 0, 2]), positive=torch.tensor([1, 2, 0]), exclude=torch.zeros(3, 3))
     p = widened(composer)
@@ -417,7 +515,7 @@ def test_the_order_of_a_batch_changes_no_loss(name: str, backbone: Any, vocabula
     order = torch.tensor([2, 0, 1])
     texts = replace(batch.texts, **{n: getattr(batch.texts, n)[order] for n in ("words", "pooled", "mask")})
     s = batch.sequence
-    fields = ("phrase", "operation", "step_mask", "concept", "concept_mask")
+    fields = ("phrase", "operation", "step_mask", "concept", "concept_mask", "language_ids")
     sequence = replace(s, **{n: getattr(s, n)[order] for n in fields})
     moved = replace(
         batch, reference=batch.reference[order], positive=batch.positive[order], texts=texts, sequence=sequence
@@ -524,3 +622,44 @@ def test_features_of_another_batch_do_not_reach_a_query(backbone: Any, vocabular
             composer("train", b).queries for b in (batch, replace(alone, target=alone.gallery[:1]))
         ]
         torch.testing.assert_close(both[0]["vector"][:1], both[1]["vector"], atol=1e-6, rtol=1e-5)
+
+
+def test_with_one_depth_pooling_by_resolution_is_plain_pooling(
+    backbone: Any, make_backbone: Any, vocabulary: Any, make_batch: Any
+) -> None:
+    shallow = make_backbone()
+    batch: Batch = make_batch(shallow)
+    one, flat = (build(shallow, vocabulary, name) for name in ("maaf", "maaf-rp"))
+    a, b = one("train", batch), flat("train", batch)
+    assert torch.equal(a.queries["vector"], b.queries["vector"])
+    assert torch.equal(a.targets["vector"], b.targets["vector"])
+    p = widened(one)
+    for n in range(len(batch)):
+        _, _, words, tokens = rows_of("", batch, n)
+        x = transformed(p, projected(p, "image_tokens", tokens) + projected(p, "words", words))
+        wanted = unit(average(x[: len(tokens)]) + average(x[len(tokens) :]))
+        torch.testing.assert_close(a.queries["vector"][n].double(), wanted, atol=2e-6, rtol=1e-5)
+    deep, deeply = (build(backbone, vocabulary, name) for name in ("maaf", "maaf-rp"))
+    batch = make_batch(backbone)
+    batch = replace(batch, images=replace(batch.images, tokens=batch.images.tokens[:, :3]))
+    assert not torch.equal(deep("train", batch).queries["vector"], deeply("train", batch).queries["vector"])
+
+
+def test_val_starts_as_the_gated_image(backbone: Any, vocabulary: Any, make_batch: Any) -> None:
+    torch.manual_seed(0)
+    settings = Settings.model_validate({"model": {"name": "val", "width": 8, "heads": HEADS}})
+    composer = build_composer(settings, backbone, vocabulary).eval()
+    for composition in composer.compositions:  # type: ignore[union-attr]
+        assert composition.weights.tolist() == [1.0, 0.0]
+    batch: Batch = make_batch(backbone)
+    before = composer("train", batch).queries["vector"]
+    with torch.no_grad():
+        for composition in composer.compositions:  # type: ignore[union-attr]
+            composition.attention.out.weight.add_(1.0)
+    assert torch.equal(composer("train", batch).queries["vector"], before)
+
+
+def test_val_is_refused_where_the_tower_has_fewer_depths(make_backbone: Any, vocabulary: Any) -> None:
+    for kind, levels, given in (("coca", 3, 2), ("native-vit", 1, 1)):
+        with pytest.raises(UserError, match=rf"system val reads 3 depths .* this backbone gives {given}; take a tower"):
+            build(make_backbone(kind, levels=levels), vocabulary, "val")

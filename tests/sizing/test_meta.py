@@ -13,8 +13,9 @@ from neucore_xl.config.schema import BackboneSettings, Settings
 from neucore_xl.errors import UserError
 from neucore_xl.models.backbone import Backbone, build_backbone
 from neucore_xl.models.composer import Composer
-from neucore_xl.models.registry import build_composer
+from neucore_xl.models.registry import build_composer, composer_class
 from neucore_xl.sizing.meta import meta_backbone, meta_composer
+from neucore_xl.sizing.rehearsal import Rehearsal
 
 
 class Names:
@@ -31,12 +32,14 @@ def measured(backbone: Backbone) -> tuple[int, ...]:
 
 
 def same(settings: Settings) -> None:
-    real_backbone = build_backbone(settings.backbone)
+    real_backbone = build_backbone(settings.backbone, levels=composer_class(settings.model.name).levels)
     real = build_composer(settings, real_backbone, Names())  # type: ignore[arg-type]
     meta, meta_backbone_ = meta_composer(settings, len(Names.names))
     assert outline(meta) == outline(real)
     assert list(outline(meta)) == list(outline(real))
     assert measured(meta_backbone_) == measured(real_backbone)
+    for kind in ("token_counts", "token_widths"):
+        assert getattr(meta_backbone_, kind) == getattr(real_backbone, kind)
     assert {t.device.type for t in [*meta.parameters(), *meta.buffers()]} == {"meta"}
 
 
@@ -48,6 +51,21 @@ def test_every_kind_of_tower_has_the_parameters_of_the_real_one(kind: str, row: 
     backbone = BackboneSettings(config=configs[kind], pretrained=None, freeze={"image": 1, "text": 1})  # type: ignore[arg-type]
     settings = load_settings("demo", [f"model.name={row}"]).model_copy(update={"backbone": backbone})
     same(settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"), [("native-vit", "val"), ("timm-cnn", "maaf-bert"), ("hf-text", "cirplant-pretrained")]
+)
+def test_systems_of_several_depths_or_a_bert_have_the_parameters_of_the_real_one(
+    kind: str, row: str, configs: dict[str, Path], bert_folder: Path
+) -> None:
+    backbone = BackboneSettings(config=configs[kind], pretrained=None)
+    settings = load_settings("demo", [f"model.name={row}", f"model.language_model={bert_folder}"])
+    settings = settings.model_copy(update={"backbone": backbone})
+    same(settings)
+    batch, output = Rehearsal(*meta_composer(settings, 3), settings, gpu=False, bf16_parameters=False).shapes(2)
+    assert len(batch.images.levels) == {"val": 2, "maaf-bert": 1}.get(row, 0)  # type: ignore[union-attr]
+    assert output.queries.rows == 2
 
 
 @pytest.mark.slow

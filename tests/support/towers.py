@@ -91,11 +91,12 @@ def configs(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> dict
 
 @pytest.fixture
 def make_backbone(configs: dict[str, Path]) -> MakeBackbone:
-    """``make_backbone(kind, **settings)``: a tiny backbone with random weights."""
+    """``make_backbone(kind, levels=1, **settings)``: a tiny backbone with random weights."""
 
-    def make(kind: str = "native-vit", **settings: Any) -> Backbone:
+    def make(kind: str = "native-vit", levels: int = 1, **settings: Any) -> Backbone:
         torch.manual_seed(0)
-        return build_backbone(BackboneSettings(config=configs[kind], **({"pretrained": None} | settings)))
+        named = BackboneSettings(config=configs[kind], **({"pretrained": None} | settings))
+        return build_backbone(named, levels=levels)
 
     return make
 
@@ -111,7 +112,7 @@ def random_batch(
     backbone: Backbone, *, images: int = 5, queries: int = 3, steps: int = 3, concepts: int = 2, seed: int = 0
 ) -> Batch:
     """A batch of cached features with masks of every kind: a query of all steps, of some and of none."""
-    g = torch.Generator().manual_seed(seed)
+    g, earlier = (torch.Generator().manual_seed(seed) for _ in range(2))
 
     def rand(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=g)
@@ -129,12 +130,20 @@ def random_batch(
         step_mask=step_mask,
         concept=torch.randint(0, short, (queries, concepts), generator=g) * concept_mask,
         concept_mask=concept_mask,
+        language_ids=torch.randint(1, 13, (queries, length), generator=earlier).masked_fill(~words, -1),
         words=torch.randint(1, 30, (queries, 4), generator=g) * (torch.rand(queries, 4, generator=g) < 0.8),
     )
     gallery = torch.arange(images)
     return Batch(
         ids=tuple(map(str, range(queries))),
-        images=ImageFeatures(rand(images, backbone.n_tokens, backbone.token_width), rand(images, backbone.embed_dim)),
+        images=ImageFeatures(
+            rand(images, backbone.n_tokens, backbone.token_width),
+            rand(images, backbone.embed_dim),
+            tuple(
+                torch.randn(images, n, d, generator=earlier)
+                for n, d in zip(backbone.token_counts[:-1], backbone.token_widths[:-1], strict=True)
+            ),
+        ),
         reference=torch.randint(0, images, (queries,), generator=g),
         texts=TextFeatures(rand(queries, length, backbone.word_width), rand(queries, backbone.embed_dim), words),
         sequence=sequence,

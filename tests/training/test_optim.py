@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,10 +67,12 @@ def test_a_correction_without_gradient_decays_towards_zero() -> None:
     assert torch.allclose(model.shift.bias, before * (1 - 0.1 * 0.5))
 
 
-def test_no_system_slows_anything_but_neucore_xl_its_correction(make_backbone: Any, vocabulary: Any) -> None:
-    backbone = make_backbone()
+def test_no_system_slows_anything_but_neucore_xl_its_correction(
+    make_backbone: Any, vocabulary: Any, bert_folder: Path
+) -> None:
+    backbone = make_backbone(levels=3)
     for name in composer_names():
-        composer = build({"name": name}, backbone, vocabulary)
+        composer = build({"name": name, "language_model": bert_folder}, backbone, vocabulary)
         slow = {id(p) for p in composer.slow_parameters()}
         named = {n for n, p in composer.named_parameters() if id(p) in slow}
         assert named == {n for n, _ in composer.named_parameters() if n.startswith("correction.")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +15,25 @@ from neucore_xl.data.datasets import open_from_settings
 from neucore_xl.runs.system import assemble, load_run
 from neucore_xl.training.journal import read_log
 from neucore_xl.training.run import train
+from tests.support.tiny_runs import TOWERS
 
 
-@pytest.mark.parametrize("name", ["random", "random-image-text", "composeae", "artemis"])
+def deeper(folder: Path) -> Path:
+    """The tiny towers with an image tower of three blocks."""
+    config = TOWERS | {"vision_cfg": TOWERS["vision_cfg"] | {"layers": 3}}  # type: ignore[operator]
+    (folder / "deeper.json").write_text(json.dumps(config))
+    return folder / "deeper.json"
+
+
+@pytest.mark.parametrize("name", ["random", "random-image-text", "composeae", "artemis", "cirplant-pretrained", "val"])
 def test_it_trains_is_stored_and_scores_the_same_again(
-    name: str, tiny: Callable[..., Settings], tmp_path: Path
+    name: str, tiny: Callable[..., Settings], tmp_path: Path, bert_folder: Path
 ) -> None:
-    settings = tiny(f"model.name={name}", "train.steps=2", "train.warmup_steps=0")
+    own = {
+        "cirplant-pretrained": [f"model.language_model={bert_folder}", "loss.kind=soft-triplet"],
+        "val": ["loss.kind=hardest-hinge", f"backbone.config={deeper(tmp_path)}", "backbone.name=deeper"],
+    }
+    settings = tiny(f"model.name={name}", "train.steps=2", "train.warmup_steps=0", *own.get(name, []))
     train(settings, tmp_path / "run")
     for record in read_log(tmp_path / "run" / "log.jsonl"):
         own = {key: value for key, value in record.items() if key.startswith("loss_") and key != "loss_concept"}
@@ -32,6 +45,10 @@ def test_it_trains_is_stored_and_scores_the_same_again(
     first, second = (np.concatenate([rows for _, rows in run.scores(split)[""]]) for run in runs)
     assert first.std() > 0
     assert np.array_equal(first, second)
+    if name == "cirplant-pretrained":
+        start, end = assemble(settings).composer.state_dict(), runs[0].composer.state_dict()
+        words = "language.bert.encoder.layer.0.attention.self.query.weight"
+        assert not torch.equal(start[words], end[words])
     if name == "random":
         drawn = assemble(settings).composer.state_dict()
         kept = {n: v for n, v in runs[0].composer.state_dict().items() if n.startswith("composition.")}

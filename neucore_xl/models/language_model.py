@@ -1,0 +1,123 @@
+"""A BERT of one's own beside the backbone: read from a folder, and trained along.
+
+Legend: B texts, L tokens of the longest, H width of the transformer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neucore_xl.config.schema import ModelSettings
+from neucore_xl.errors import UserError
+from neucore_xl.language.spacy_pipeline import readable
+
+NOTHING = -1  # fills a row of ids behind its text: no id of any tokenizer
+_MOST = 128  # tokens of a text that are read
+
+
+class LanguageTokenizer:
+    """Sentences to ids of the folder's own tokenizer, marks of start and end among them. Picklable."""
+
+    def __init__(self, folder: Path, positions: int) -> None:
+        from transformers import AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.length = min(_MOST, positions - 1)  # one place is left for an image
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """``[B, L]`` int64, -1 behind each text; what lies beyond 128 tokens, or the transformer's places, is cut."""
+        rows = [
+            torch.tensor(self._tokenizer(readable(text), truncation=True, max_length=self.length)["input_ids"])
+            for text in texts
+        ]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NOTHING).long()
+
+
+class LanguageModel(nn.Module):
+    """The BERT of ``model.language_model``, without its pooler; dropout is ``model.dropout``.
+
+    Raises ``UserError`` where the setting is null, or names no folder, no BERT, or weights that are not whole. On the
+    meta device no weights are read.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        if settings.language_model is None:
+            raise UserError(
+                f"model.language_model is not set: {settings.name} reads its words with a pretrained BERT; give the "
+                "folder of one, as transformers writes it (config.json, weights, tokenizer)."
+            )
+        if not settings.language_model.is_dir():
+            raise UserError(f"model.language_model: there is no folder {settings.language_model}; correct it.")
+        self.bert, self.tokenizer = _opened(settings.language_model, settings.dropout)
+        self.width = int(self.bert.config.hidden_size)
+
+    def forward(self, ids: Tensor, image: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Words ``[B, L, H]`` of ``ids [B, L]``, and their mask ``[B, L]``, true on what is no padding.
+
+        With ``image [B, H]``, a token of the second segment behind the words, both have one more place, its output
+        at the end. Its position is the one after the text's own last, so padding changes nothing.
+        """
+        mask = ids != NOTHING
+        x = self.bert.embeddings.word_embeddings(ids.clamp_min(0))
+        position = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        kind = torch.zeros_like(ids)
+        if image is not None:
+            x = torch.cat([x, image.to(x.dtype)[:, None]], 1)
+            position = torch.cat([position, mask.sum(1, keepdim=True)], 1)
+            second = min(1, self.bert.config.type_vocab_size - 1)
+            kind = torch.cat([kind, torch.full_like(kind[:, :1], second)], 1)
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        # transformers asks whether anything is masked, which shapes (meta or fake tensors) cannot answer
+        given = mask.long() if type(ids) is Tensor and not ids.is_meta else None
+        out = self.bert(inputs_embeds=x, attention_mask=given, position_ids=position, token_type_ids=kind)
+        return out.last_hidden_state, mask
+
+
+def _opened(folder: Path, dropout: float) -> tuple[Any, LanguageTokenizer]:
+    from transformers import BertConfig, BertModel
+    from transformers.utils import logging
+
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # weights of a pretraining head that nothing here reads are no news
+    lacking: list[str] = []
+    network: Any
+    try:
+        if not (folder / "config.json").is_file():
+            raise OSError("there is no config.json")
+        kind = BertConfig.get_config_dict(folder)[0].get("model_type")
+        if kind != "bert":
+            raise UserError(
+                f"model.language_model {folder} is of type {kind!r}: only a BERT (model_type bert) can be read."
+            )
+        config = BertConfig.from_pretrained(folder)
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+        if torch.get_default_device().type == "meta":
+            network = BertModel(config, add_pooling_layer=False)
+        else:
+            read: Any = BertModel.from_pretrained(
+                folder, config=config, add_pooling_layer=False, output_loading_info=True
+            )
+            network, lacking = read[0].float(), sorted(read[1]["missing_keys"])
+        tokenizer = LanguageTokenizer(folder, config.max_position_embeddings)
+    except UserError:
+        raise
+    except Exception as error:  # of transformers and what it reads with: of more kinds than one can list
+        line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"model.language_model {folder} holds no BERT ({line[:160].rstrip('.: ')}): it needs config.json, weights "
+            "and a tokenizer, as transformers writes them."
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()
+    if lacking:
+        raise UserError(f"model.language_model {folder} lacks {lacking[0]} and {len(lacking) - 1} other weights.")
+    return network, tokenizer
