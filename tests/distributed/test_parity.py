@@ -68,10 +68,21 @@ def test_ten_steps_on_two_ranks_are_those_of_one_process(row: str, harness: Modu
             assert max(trained.held) < 0.51 * whole, name
 
 
-def test_one_step_of_every_other_system_is_the_same_under_ddp_and_zero3(harness: ModuleType, runs: Runs) -> None:
-    """All of both towers trained: a step that passes through whatever the system reads of them."""
+def test_one_step_of_every_other_system_is_the_same_under_ddp_and_zero3(
+    harness: ModuleType, runs: Runs, bert_folder: Path
+) -> None:
+    """All of both towers trained: a step that passes through whatever the system reads of them, and its paper's loss."""
     names = [name for name in composer_names() if name not in ("neucore-xl", "neucore")]
-    settings = {name: [f"model.name={name}", "backbone.freeze=none", "train.steps=1"] for name in names}
+    towers = harness.TOWERS | {"vision_cfg": harness.TOWERS["vision_cfg"] | {"layers": 3}}
+    (runs.folder / "deeper.json").write_text(json.dumps(towers))
+    own = {
+        "val": [f"backbone.config={runs.folder / 'deeper.json'}", "backbone.name=deeper", "loss.kind=hardest-hinge"],
+        "cirplant-pretrained": [f"model.language_model={bert_folder}", "loss.kind=soft-triplet"],
+        "maaf-bert": [f"model.language_model={bert_folder}"],
+    }
+    settings = {
+        name: [f"model.name={name}", "backbone.freeze=none", "train.steps=1", *own.get(name, [])] for name in names
+    }
     plain = runs.run({name: [*s, "train.strategy=plain"] for name, s in settings.items()}, 1)
     jobs = {n: j for name, s in settings.items() for n, j in under_all(harness, name, s).items()}
     found = runs.run({n: j for n, j in jobs.items() if n.split()[1] in ("ddp", "zero3")}, 2)
