@@ -32,6 +32,7 @@ class Composer(nn.Module, ABC):
     random_reference: ClassVar[bool] = False  # queries are given another query's reference image, drawn at random
     levels: ClassVar[int] = 1  # depths of the image tower that it reads, where there are so many
     fewest_levels: ClassVar[int] = 1  # depths without which it cannot be built
+    needs_language_model: ClassVar[bool] = False  # it reads sentences with the BERT of model.language_model
     closed_form: ClassVar[bool] = False  # fitted before the first step; steps move its temperature and no ranking
 
     language_tokenizer: LanguageTokenizer | None = None  # of systems with a transformer of their own for the words

@@ -5,6 +5,7 @@ Legend: B texts, L tokens of the longest, H width of the transformer.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,27 @@ from torch import Tensor, nn
 
 from neucore_xl.config.schema import ModelSettings
 from neucore_xl.errors import UserError
+from neucore_xl.jsonfile import read_json
 from neucore_xl.language.spacy_pipeline import readable
 
+log = logging.getLogger(__name__)
 NOTHING = -1  # fills a row of ids behind its text: no id of any tokenizer
+_CONFIG_LIMIT = 1 << 20  # bytes
 _MOST = 128  # tokens of a text that are read
 
 
 class LanguageTokenizer:
-    """Sentences to ids of the folder's own tokenizer, marks of start and end among them. Picklable."""
+    """Sentences to ids of the folder's own tokenizer, marks of start and end among them. Picklable.
 
-    def __init__(self, folder: Path, positions: int) -> None:
-        from transformers import AutoTokenizer
+    ``length``: tokens of the longest. Without ``folder`` it has a length and cannot be called.
+    """
 
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    def __init__(self, folder: Path | None, positions: int) -> None:
+        self._tokenizer: Any = None
+        if folder is not None:
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.length = min(_MOST, positions - 1)  # one place is left for an image
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -42,19 +51,14 @@ class LanguageModel(nn.Module):
     """The BERT of ``model.language_model``, without its pooler; dropout is ``model.dropout``.
 
     Raises ``UserError`` where the setting is null, or names no folder, no BERT, or weights that are not whole. On the
-    meta device no weights are read.
+    meta device neither weights nor a tokenizer are read, and where there is no folder the sizes are those of BERT base.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
-        if settings.language_model is None:
-            raise UserError(
-                f"model.language_model is not set: {settings.name} reads its words with a pretrained BERT; give the "
-                "folder of one, as transformers writes it (config.json, weights, tokenizer)."
-            )
-        if not settings.language_model.is_dir():
-            raise UserError(f"model.language_model: there is no folder {settings.language_model}; correct it.")
-        self.bert, self.tokenizer = _opened(settings.language_model, settings.dropout)
+        meta = torch.get_default_device().type == "meta"
+        folder = check_folder(settings, needed=not meta)
+        self.bert, self.tokenizer = _outlined(folder) if meta else _opened(folder, settings.dropout)
         self.width = int(self.bert.config.hidden_size)
 
     def forward(self, ids: Tensor, image: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -79,35 +83,59 @@ class LanguageModel(nn.Module):
         return out.last_hidden_state, mask
 
 
+def check_folder(settings: ModelSettings, *, needed: bool = True) -> Path:
+    """The folder of ``model.language_model``, which must be set; ``needed``: and be there, with a BERT's config.
+
+    Raises ``UserError`` otherwise. Nothing large is read.
+    """
+    folder = settings.language_model
+    if folder is None:
+        raise UserError(
+            f"model.language_model is not set: {settings.name} reads its words with a pretrained BERT; give the "
+            "folder of one, as transformers writes it (config.json, weights, tokenizer)."
+        )
+    if not folder.is_dir():
+        if needed:
+            raise UserError(f"model.language_model: there is no folder {folder}; correct it.")
+        return folder
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model.language_model {folder} holds no BERT: there is no config.json; name another folder.")
+    try:
+        kind = read_json(folder / "config.json", dict, limit=_CONFIG_LIMIT).get("model_type")
+    except UserError as error:
+        raise UserError(f"model.language_model {folder} holds no BERT: {error}") from None
+    if kind != "bert":
+        raise UserError(
+            f"model.language_model {folder} is of type {kind!r}: only a BERT (model_type bert) can be read."
+        )
+    return folder
+
+
+def _outlined(folder: Path) -> tuple[Any, LanguageTokenizer]:
+    """The network as shapes, of the sizes of BERT base where there is no folder."""
+    from transformers import BertConfig, BertModel
+
+    if folder.is_dir():
+        config = BertConfig.from_pretrained(folder)
+    else:
+        log.warning("there is no folder %s: the sizes are those of BERT base", folder)
+        config = BertConfig()
+    return BertModel(config, add_pooling_layer=False), LanguageTokenizer(None, config.max_position_embeddings)
+
+
 def _opened(folder: Path, dropout: float) -> tuple[Any, LanguageTokenizer]:
     from transformers import BertConfig, BertModel
-    from transformers.utils import logging
+    from transformers.utils import logging as verbose
 
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # weights of a pretraining head that nothing here reads are no news
-    lacking: list[str] = []
-    network: Any
+    shown, verbosity = verbose.is_progress_bar_enabled(), verbose.get_verbosity()
+    verbose.disable_progress_bar()
+    verbose.set_verbosity_error()  # weights of a pretraining head that nothing here reads are no news
     try:
-        if not (folder / "config.json").is_file():
-            raise OSError("there is no config.json")
-        kind = BertConfig.get_config_dict(folder)[0].get("model_type")
-        if kind != "bert":
-            raise UserError(
-                f"model.language_model {folder} is of type {kind!r}: only a BERT (model_type bert) can be read."
-            )
         config = BertConfig.from_pretrained(folder)
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
-        if torch.get_default_device().type == "meta":
-            network = BertModel(config, add_pooling_layer=False)
-        else:
-            read: Any = BertModel.from_pretrained(
-                folder, config=config, add_pooling_layer=False, output_loading_info=True
-            )
-            network, lacking = read[0].float(), sorted(read[1]["missing_keys"])
+        read: Any = BertModel.from_pretrained(folder, config=config, add_pooling_layer=False, output_loading_info=True)
+        network, loaded = read
         tokenizer = LanguageTokenizer(folder, config.max_position_embeddings)
-    except UserError:
-        raise
     except Exception as error:  # of transformers and what it reads with: of more kinds than one can list
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
@@ -115,9 +143,9 @@ def _opened(folder: Path, dropout: float) -> tuple[Any, LanguageTokenizer]:
             "and a tokenizer, as transformers writes them."
         ) from error
     finally:
-        logging.set_verbosity(verbosity)
+        verbose.set_verbosity(verbosity)
         if shown:
-            logging.enable_progress_bar()
-    if lacking:
+            verbose.enable_progress_bar()
+    if lacking := sorted(loaded["missing_keys"]):
         raise UserError(f"model.language_model {folder} lacks {lacking[0]} and {len(lacking) - 1} other weights.")
-    return network, tokenizer
+    return network.float(), tokenizer

@@ -25,6 +25,7 @@ from neucore_xl.language.concepts import ConceptTagger
 from neucore_xl.language.vocabulary import Vocabulary
 from neucore_xl.models.backbone import Backbone, build_backbone
 from neucore_xl.models.composer import Composer
+from neucore_xl.models.language_model import check_folder
 from neucore_xl.models.lora import is_adapter
 from neucore_xl.models.registry import build_composer, composer_class
 from neucore_xl.models.towers import parameters_hash
@@ -215,13 +216,15 @@ def assemble(settings: Settings, vocabulary: Vocabulary | None = None, *, world:
     as it was. Raises ``UserError`` for an unknown system, backbone or data folder, on every rank of ``world``.
     """
     with world.agreed():
-        levels = composer_class(settings.model.name).levels  # a wrong name is refused before the sentences are read
+        kind = composer_class(settings.model.name)  # what is wrong is refused before the sentences are read
+        if kind.needs_language_model:
+            check_folder(settings.model)
         tagger = ConceptTagger(settings.language, cache_root(settings.train))
     if vocabulary is None:
         vocabulary = world.on_main(lambda: build_vocabulary(settings, tagger))
     with world.agreed(), torch.random.fork_rng():
         torch.manual_seed(settings.train.seed)
-        backbone = build_backbone(settings.backbone, settings.model.tokens, levels=levels)
+        backbone = build_backbone(settings.backbone, settings.model.tokens, levels=kind.levels)
         fingerprint = frozen_fingerprint(backbone)
         torch.manual_seed(settings.train.seed)  # heads do not depend on how many numbers the towers drew
         composer = build_composer(settings, backbone, vocabulary)

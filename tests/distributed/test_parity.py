@@ -71,7 +71,7 @@ def test_ten_steps_on_two_ranks_are_those_of_one_process(row: str, harness: Modu
 def test_one_step_of_every_other_system_is_the_same_under_ddp_and_zero3(
     harness: ModuleType, runs: Runs, bert_folder: Path
 ) -> None:
-    """All of both towers trained: a step that passes through whatever the system reads of them, and its paper's loss."""
+    """All of both towers trained: a step that passes through whatever the system reads of them."""
     names = [name for name in composer_names() if name not in ("neucore-xl", "neucore")]
     towers = harness.TOWERS | {"vision_cfg": harness.TOWERS["vision_cfg"] | {"layers": 3}}
     (runs.folder / "deeper.json").write_text(json.dumps(towers))

@@ -27,6 +27,8 @@ from neucore_xl.models.layers import l2, unit_variance
 class CirplantPretrained(Head):
     """`cirplant` whose transformer knows language before it sees an image."""
 
+    needs_language_model = True
+
     def __init__(self, settings: Settings, backbone: Backbone) -> None:
         super().__init__(settings, backbone)
         self.language = LanguageModel(settings.model)

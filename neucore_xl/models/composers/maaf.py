@@ -97,6 +97,8 @@ class MaafRp(Maaf):
 class MaafBert(Maaf):
     """`maaf` with the words of a pretrained BERT, trained along, in place of the text tower's ("-BERT")."""
 
+    needs_language_model = True
+
     def open_words(self, settings: Settings, backbone: Backbone) -> int:
         self.language = LanguageModel(settings.model)
         self.language_tokenizer = self.language.tokenizer
