@@ -37,7 +37,7 @@ def measure(recipe: str, queries: int, overrides: list[str]) -> tuple[int, int]:
 
     from neucore_xl.config.load import load_settings
     from neucore_xl.models.backbone import build_backbone
-    from neucore_xl.models.registry import composer_of
+    from neucore_xl.models.registry import composer_class, composer_of
     from neucore_xl.sizing.blank import VOCABULARY, blank_batch
     from neucore_xl.sizing.meta import meta_composer
     from neucore_xl.sizing.rehearsal import Rehearsal
@@ -48,16 +48,18 @@ def measure(recipe: str, queries: int, overrides: list[str]) -> tuple[int, int]:
     meta, meta_backbone = meta_composer(settings, VOCABULARY)
     planned = Rehearsal(meta, meta_backbone, settings, gpu=False, bf16_parameters=False).activations(queries)
 
-    backbone = build_backbone(settings.backbone, settings.model.tokens)
+    levels = composer_class(settings.model.name).levels
+    backbone = build_backbone(settings.backbone, settings.model.tokens, levels=levels)
     concepts = torch.zeros(VOCABULARY, backbone.embed_dim)
     composer = composer_of(settings, backbone, lambda: concepts).train()
+    language = composer.language_tokenizer.length if composer.language_tokenizer else 0
     for parameter in composer.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
 
     def step() -> None:
         # written to, because pages of zeros that nobody wrote to are not resident
-        batch = blank_batch(settings, backbone, queries)
+        batch = blank_batch(settings, backbone, queries, language)
         for tensor in (batch.images, batch.concept_labels):
             if isinstance(tensor, torch.Tensor):
                 tensor.fill_(1)
