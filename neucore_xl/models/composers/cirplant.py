@@ -4,8 +4,8 @@ Source: Liu et al., Image Retrieval on Real-life Images with Pre-trained Vision-
 section 3.2, the row without initialisation. One token stands for the whole image, v = l2(F i) with F linear, and the
 output *at its place* is the query; targets are l2(F y) with the same F. What differs: the words are those of the text
 tower, which know their places, so none are added; the blocks normalise before attention, so that v passes through them
-as a sum; `model.exchange_layers` layers and `model.width` in place of BERT's 12 and 768. The paper's loss (soft
-triplet) and its second row (from a pretrained language transformer) are not here.
+as a sum; `model.exchange_layers` layers and `model.width` in place of BERT's 12 and 768. The paper's loss is
+`loss.kind=soft-triplet`; its second row, from a pretrained language transformer, is `cirplant-pretrained`.
 """
 
 from __future__ import annotations
