@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from neucore_xl.data.batches import Batch, ImageInput, SequenceBatch, TextInput
+from neucore_xl.language.bert import LanguageTokenizer
 from neucore_xl.models.features import ComposerOutput, QueryFeatures, TargetFeatures
-from neucore_xl.models.language_model import LanguageTokenizer
 
 if TYPE_CHECKING:
     from neucore_xl.models.starts.start import Start

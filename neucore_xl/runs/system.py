@@ -21,11 +21,11 @@ from neucore_xl.encoding.inputs import PixelInputs, decoded, device_of, make_inp
 from neucore_xl.encoding.scores import Scorer
 from neucore_xl.encoding.sentences import FreeSentences, sentence_facts
 from neucore_xl.errors import UserError
+from neucore_xl.language.bert import check_folder
 from neucore_xl.language.concepts import ConceptTagger
 from neucore_xl.language.vocabulary import Vocabulary
 from neucore_xl.models.backbone import Backbone, build_backbone
 from neucore_xl.models.composer import Composer
-from neucore_xl.models.language_model import check_folder
 from neucore_xl.models.lora import is_adapter
 from neucore_xl.models.registry import build_composer, composer_class
 from neucore_xl.models.towers import parameters_hash

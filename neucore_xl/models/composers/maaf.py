@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.batches import ImageFeatures
+from neucore_xl.language.bert import LanguageModel
 from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.features import FeatureSet, QueryFeatures, TargetFeatures
 from neucore_xl.models.head import Head, Text
-from neucore_xl.models.language_model import LanguageModel
 from neucore_xl.models.layers import Transformer, l2, token_projection
 
 

@@ -14,7 +14,7 @@ from transformers import BertModel
 
 from neucore_xl.config.schema import ModelSettings, Settings, TrainSettings
 from neucore_xl.errors import UserError
-from neucore_xl.models.language_model import LanguageModel
+from neucore_xl.language.bert import LanguageModel
 from neucore_xl.models.registry import build_composer
 from neucore_xl.training.optim import parameter_groups
 
