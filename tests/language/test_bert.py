@@ -56,7 +56,7 @@ def test_it_is_trained_at_the_rate_of_towers_with_the_dropout_of_the_heads(
 ) -> None:
     named = {"name": "cirplant-pretrained", "language_model": bert_folder, "dropout": 0.25, "heads": 2, "width": 16}
     composer = build_composer(Settings.model_validate({"model": named}), make_backbone(), vocabulary)
-    settings = TrainSettings(lr=1e-2, lr_backbone=1e-5)
+    settings = TrainSettings(lr=1e-2, lr_backbone=1e-5, lr_scalars=None)
     groups = {g["name"]: g for g in parameter_groups(composer, composer.backbone, settings)}  # type: ignore[arg-type]
     assert {n: g["lr"] for n, g in groups.items()} == {
         "heads": 1e-2, "heads-vectors": 1e-2, "backbone": 1e-5, "backbone-vectors": 1e-5
