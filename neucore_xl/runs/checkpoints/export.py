@@ -135,8 +135,11 @@ def export_clip(backbone: Backbone, out: Path, *, force: bool = False) -> int:
 
     ``open_clip.create_model(name, pretrained=str(out))`` loads it without this package. Adapters are added to the
     weights they adapt. Raises ``UserError`` for a model whose parts are not all there (CoCa's captioner was taken
-    off), an existing ``out`` without ``force``, and a disk that refuses it.
+    off, given features took the place of the image tower), an existing ``out`` without ``force``, and a disk that
+    refuses it.
     """
+    if backbone.given is not None:
+        raise UserError("a system that reads given features has no image tower: there is no CLIP to export.")
     if hasattr(backbone.clip, "text_decoder"):
         raise UserError("a CoCa model was trained without its captioner: its CLIP part cannot be exported.")
     state = merged_state(backbone)
