@@ -124,9 +124,10 @@ def _watched_towers(
         def watched(x: Tensor) -> ImageFeatures | TextFeatures:
             with _timed(engine, profile, part):
                 out: ImageFeatures | TextFeatures = encode(x)
-            for tensor in vars(out).values():
-                if tensor.requires_grad:
-                    tensor.register_hook(note)
+            for value in vars(out).values():
+                for tensor in value if isinstance(value, tuple) else (value,):
+                    if tensor.requires_grad:
+                        tensor.register_hook(note)
             return out
 
         return watched

@@ -9,7 +9,7 @@ import pytest
 
 import neucore_xl.train as train_module
 from neucore_xl import preflight
-from neucore_xl.ablation.plan import planned_runs
+from neucore_xl.ablation.plan import planned_runs, varied
 from neucore_xl.cli import main
 from neucore_xl.config.load import dump_yaml, load_settings
 from neucore_xl.config.schema import DataSettings, Settings
@@ -110,4 +110,4 @@ def test_settings_of_a_dataset_that_is_not_registered_here_can_be_read_but_nothi
 
 def test_an_ablation_over_datasets_is_checked_before_it_starts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean fashion-iq"):
-        planned_runs("demo", [], ["data.name=cirr,fashioniq"], 1, tmp_path)
+        planned_runs("demo", [], varied(["data.name=cirr,fashioniq"]), 1, tmp_path)

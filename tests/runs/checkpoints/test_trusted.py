@@ -102,10 +102,13 @@ def test_errors_of_the_machine_pass_and_those_of_content_become_one_sentence(tmp
 
 def test_no_file_of_the_package_reads_pickles_otherwise() -> None:
     loose = re.compile(r"weights_only=False|allow_pickle=True|pickle\.loads?\(|torch\.load\(")
+    arrays = "data/features/pickles.py"  # torch.load of one tensor's numbers, weights only; its own tests attack it
     found = [
         f"{path.relative_to(PACKAGE)}:{number}"
         for path in PACKAGE.rglob("*.py")
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if loose.search(line) and "`" not in line
+        if loose.search(line)
+        and "`" not in line
+        and not (path.relative_to(PACKAGE).as_posix() == arrays and "weights_only=True" in line)
     ]
     assert found == []
