@@ -34,7 +34,7 @@ class Sizes:
     parameters: tuple[int, ...]
     frozen: tuple[int, ...]
     groups: tuple[tuple[int, ...], ...]
-    buffer_elements: int
+    buffer_bytes: int  # DeepSpeed leaves them in fp32, in a bf16 run too
     largest_layer: int  # parameters that belong to one module itself: what ZeRO 3 gathers at once at least
 
     @property
@@ -54,7 +54,7 @@ class Sizes:
             groups=tuple(
                 tuple(p.numel() for p in group["params"]) for group in parameter_groups(composer, backbone, train)
             ),
-            buffer_elements=sum(b.numel() for b in composer.buffers() if b.is_floating_point()),
+            buffer_bytes=sum(b.numel() * b.element_size() for b in composer.buffers()),
             largest_layer=max(sum(p.numel() for p in m.parameters(recurse=False)) for m in composer.modules()),
         )
 
@@ -87,7 +87,7 @@ def _whole(sizes: Sizes, strategy: Strategy, *, bf16: bool) -> States:
     width = 2 if half else 4
     largest = max(map(sum, sizes.groups))
     return States(
-        parameters=width * (sizes.total + sizes.buffer_elements),
+        parameters=width * sizes.total + sizes.buffer_bytes,
         gradients=width * sizes.trained,
         optimizer=(12 if half else 8) * sizes.trained,  # DeepSpeed without ZeRO: a whole master copy
         buckets=0,  # DDP's gradients are views of its buckets
@@ -107,7 +107,7 @@ def _zero12(sizes: Sizes, strategy: Strategy, ranks: int, *, bf16: bool) -> Stat
         gradients = width * padded
     elif not bf16:
         gradients = 4 * _fullest(sizes.groups, shards, ranks)
-    parameters = width * (padded + sum(sizes.frozen) + sizes.buffer_elements)
+    parameters = width * (padded + sum(sizes.frozen)) + sizes.buffer_bytes
     bucket = int(strategy.zero("reduce_bucket_size", 5e8))
     buckets = width * bucket * (2 if strategy.zero("overlap_comm", 0) else 1)
     if strategy.offload.optimizer == "none":
@@ -128,7 +128,7 @@ def _zero3(sizes: Sizes, strategy: Strategy, ranks: int, *, bf16: bool) -> State
     gathered = min(sizes.total - persistent, int(max(live, sizes.largest_layer + ahead)))
     bucket = int(strategy.zero("reduce_bucket_size", 5e8))
     largest = min(int(strategy.zero("sub_group_size", 1e9)), shard)
-    parameters = width * (own + persistent + sizes.buffer_elements)
+    parameters = width * (own + persistent) + sizes.buffer_bytes
     gradients, optimizer, host = 4 * shard, 12 * shard, 0
     update = 8 * largest
     if strategy.second_copy > 1:

@@ -151,7 +151,7 @@ def test_bf16_agrees_within_its_rounding(harness: ModuleType, runs: Runs) -> Non
 
 
 def test_the_temperature_stays_below_its_bound_under_every_master_copy(harness: ModuleType, runs: Runs) -> None:
-    near = ["backbone.freeze=all", "loss.temperature_init=1.0", "loss.temperature_max=1.02", "train.lr=1e-2"]
+    near = ["backbone.freeze=all", "loss.temperature_init=1.0", "loss.temperature_max=1.02", "train.lr_scalars=1e-2"]
     free = ["loss.temperature_max=20"]
     for precision in ("fp32", "bf16"):
         more = [*near, f"train.precision={precision}"]

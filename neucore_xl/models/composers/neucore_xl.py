@@ -84,6 +84,7 @@ class NeucoreXL(Head):
             self.planned_sequence = PlannedSequence(d, model.heads, len(OPERATIONS), model.dropout)
         self.fusion = ProgressiveFusion(d, model.heads, model.dropout)
 
+        self.dropout = nn.Dropout(model.dropout)  # on pooled features: they are learned by heart where pairs are few
         self.fused = nn.Sequential(nn.LayerNorm(d), zeros(nn.Linear(d, joint)))
         self.step_norm = nn.LayerNorm(d)
         self.direct = mlp(2 * joint, d, joint, dropout=model.dropout, zero=True)
@@ -119,7 +120,7 @@ class NeucoreXL(Head):
         i, t = references["pooled"], l2(text.sentence.pooled)
         steps, step_mask = self._steps(text)
         fused = self._fuse(references, text, steps, step_mask)
-        direct = self.direct(torch.cat([unit_variance(i), unit_variance(t)], -1))
+        direct = self.direct(self.dropout(torch.cat([unit_variance(i), unit_variance(t)], -1)))
         delta = self.fused(fused).float() + direct.float() + self._edits(i, steps, step_mask) + self.text_gate * t
         features = {"vector": l2(self.base(references, text) + delta)}
         if self.score_mode == "full":
@@ -151,7 +152,7 @@ class NeucoreXL(Head):
     def _edits(self, reference: Tensor, steps: Tensor, step_mask: Tensor) -> Tensor:
         """Σ_k MLP([i ; e_k]) over the real steps ``[B, D]``: what each edit moves, on its own."""
         i = unit_variance(reference)[:, None].expand(-1, steps.shape[1], -1)
-        moves = self.edit(torch.cat([i, self.step_norm(steps)], -1)).float()
+        moves = self.edit(self.dropout(torch.cat([i, self.step_norm(steps)], -1))).float()
         return (moves * step_mask[..., None]).sum(1)
 
     def _fuse(self, references: FeatureSet, text: Text, steps: Tensor, step_mask: Tensor) -> Tensor:

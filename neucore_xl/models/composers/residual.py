@@ -7,6 +7,7 @@ s is the best closed form of image, text and words (`model.start=auto`, `models/
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from neucore_xl.config.schema import Settings
 from neucore_xl.models.backbone import Backbone
@@ -22,8 +23,9 @@ class Residual(Head):
     def __init__(self, settings: Settings, backbone: Backbone) -> None:
         super().__init__(settings, backbone, Start.of(settings.model, backbone.embed_dim))
         d = backbone.embed_dim
+        self.dropout = nn.Dropout(settings.model.dropout)
         self.delta = mlp(2 * d, settings.model.width, d, dropout=settings.model.dropout, zero=True)
 
     def queries(self, references: FeatureSet, text: Text) -> QueryFeatures:
         both = torch.cat([unit_variance(references["pooled"]), unit_variance(text.sentence.pooled)], -1)
-        return FeatureSet({"vector": l2(self.base(references, text) + self.delta(both))})
+        return FeatureSet({"vector": l2(self.base(references, text) + self.delta(self.dropout(both)))})
