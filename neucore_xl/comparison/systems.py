@@ -14,6 +14,7 @@ from neucore_xl.errors import UserError
 from neucore_xl.models.backbone import Backbone, build_backbone
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.composers.image_only import ImageOnly
+from neucore_xl.models.composers.product import Product
 from neucore_xl.models.composers.text_only import TextOnly
 from neucore_xl.models.registry import composer_class, composer_names, composer_of
 
@@ -93,11 +94,10 @@ def build(settings: Settings, backbone: Backbone) -> Composer:
 def why_one_seed(system: type[Composer], backbone: BackboneSettings) -> str:
     """Why one seed is enough for ``system``, empty where it is not.
 
-    Towers that are trained, or whose weights are drawn with the seed, make every system depend on it.
+    Towers that are trained, or whose weights are drawn with the seed, make every system depend on it. So does a choice
+    on held-out training pairs, which the seed holds out: that of a closed form.
     """
     drawn = backbone.pretrained is None and not backbone.name.startswith(_OWN_WEIGHTS)
     if drawn or backbone.freeze != "all" or backbone.lora is not None:
         return ""
-    if system.closed_form:
-        return "closed form: the seed changes nothing"
-    return "nothing that ranks is trained" if system in (ImageOnly, TextOnly) else ""
+    return "nothing that ranks is trained or chosen" if system in (ImageOnly, TextOnly, Product) else ""

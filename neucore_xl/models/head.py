@@ -73,10 +73,6 @@ class Head(Composer):
         """Where the queries start ``[B, D]``, unit length, fp32: the best closed form, or the references."""
         return self.start(references["pooled"], l2(text.sentence.pooled), text.sequence.words)
 
-    def moves(self, text: Text) -> Tensor:
-        """What a start with the part ``steps`` reads of B queries ``[B, D]``."""
-        raise NotImplementedError
-
     @abstractmethod
     def queries(self, references: FeatureSet, text: Text) -> QueryFeatures:
         """What ``look`` gave of B references, and their texts, to query features (``vector [B, D]``, unit length)."""
@@ -93,7 +89,7 @@ class Head(Composer):
         return self.targets(self.look(self.backbone.images(images)))
 
     def compose(self, reference: ImageInput, text: TextInput, sequence: SequenceBatch) -> QueryFeatures:
-        return self.queries(self.look(self.backbone.images(reference)), self._read(text, sequence))
+        return self.queries(self.look(self.backbone.images(reference)), self.as_text(text, sequence))
 
     def train_outputs(self, batch: Batch) -> ComposerOutput:
         images = self.look(self.backbone.images(batch.images))
@@ -101,7 +97,7 @@ class Head(Composer):
         logits = None
         if batch.concept_labels is not None:
             logits = self.concept_logits(references, images.select(batch.target_images))
-        text = self._read(batch.texts, batch.sequence)
+        text = self.as_text(batch.texts, batch.sequence)
         queries = self.queries(references, text)
         return ComposerOutput(
             queries=queries,
@@ -117,15 +113,11 @@ class Head(Composer):
     def fitted(self) -> Start | None:
         return self.start if self.start.parts else None
 
-    def parts(self, text: TextInput, sequence: SequenceBatch) -> dict[str, Tensor]:
-        """What a start is fitted on beside images, of B sentences: ``text [B, D]``, unit length, and for a start that
-        reads them ``steps [B, D]``."""
-        read = self._read(text, sequence)
-        found = {"text": l2(read.sentence.pooled)}
-        if "steps" in self.start.parts:
-            found["steps"] = self.moves(read)
-        return found
+    def parts(self, text: Text) -> dict[str, Tensor]:
+        """What a start is fitted on beside images and words, of B sentences: ``text [B, D]``, unit length."""
+        return {"text": l2(text.sentence.pooled)}
 
-    def _read(self, text: TextInput, sequence: SequenceBatch) -> Text:
+    def as_text(self, text: TextInput, sequence: SequenceBatch) -> Text:
+        """The text of B queries as ``queries`` takes it."""
         short = self.backbone.texts(sequence.short_texts).pooled if self.reads_sequence else None
         return Text(self.backbone.texts(text), sequence, short)

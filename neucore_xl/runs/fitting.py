@@ -116,7 +116,7 @@ def _pairs(head: Head, scorer: Scorer, split: Split, device: torch.device, seed:
             asked = triplets[first : first + size]
             sequence = collator.sequence(asked)
             texts = scorer.inputs.texts([t.text for t in asked])
-            for name, value in head.parts(move(texts, device), move(sequence, device)).items():
+            for name, value in head.parts(head.as_text(move(texts, device), move(sequence, device))).items():
                 read.setdefault(name, []).append(value.float().cpu())
             assert sequence.words is not None
             words.append(sequence.words)

@@ -10,11 +10,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from neucore_xl import preflight
 from neucore_xl import train as train_module
 from neucore_xl.cli import main
 from neucore_xl.evaluation.result import Result
+from tests.support.refusals import soon
 
 pytestmark = pytest.mark.slow
 
@@ -36,26 +35,6 @@ NO_NUMBERS = {
     "negative": "-1", "a superscript": "²", "a word": "x", "five thousand digits": DIGITS, "half a character": HALF,
     "markup": "[/red]", "an escape": "\x1b[2J", "empty": "", "a blank": " ", "hexadecimal": "0x" + "f" * 5000,
 }  # fmt: skip
-
-
-class Late(BaseException):
-    """No error that a command would handle."""
-
-
-@contextmanager
-def soon(seconds: float = 60.0) -> Iterator[None]:
-    """What waits for a pipe ends as an error."""
-
-    def late(*_: object) -> None:
-        raise Late
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 Call = Callable[..., tuple[int, str, str]]

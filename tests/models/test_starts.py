@@ -18,7 +18,7 @@ from neucore_xl.language.sequence import OPERATION_INDEX, Operation
 from neucore_xl.models.layers import l2
 from neucore_xl.models.starts.pairs import Pairs
 from neucore_xl.models.starts.ridge import Columns, solved, word_features
-from neucore_xl.models.starts.search import LEAST, SCALES, WEIGHTS, _cut, search
+from neucore_xl.models.starts.search import HELD, LEAST, _cut, search
 from neucore_xl.models.starts.start import AUTO, TABLE, Start
 
 D = 8
@@ -187,8 +187,6 @@ def test_a_seed_gives_the_same_start_and_few_pairs_give_none() -> None:
     assert all(torch.equal(one.buffers[name], two.buffers[name]) for name in one.buffers)
     few = replace(pairs, **{n: getattr(pairs, n)[: LEAST - 1] for n in ("text", "reference", "target", "words")})
     assert search(Start(D, AUTO), few, max_scale=100) is None
-    assert set(WEIGHTS) == {0.0, *(w for w in WEIGHTS if w > 0)}
-    assert list(SCALES) == sorted(SCALES)
 
 
 @given(st.integers(LEAST, 200), st.integers(1, 30), st.integers(0, 2**31 - 1))
@@ -199,7 +197,7 @@ def test_pairs_of_one_reference_are_held_out_together(n: int, references: int, s
     assert sorted(torch.cat([held, rest]).tolist()) == list(range(n))
     assert 0 < len(held) <= n - len(held)
     shared = set(pairs.reference[held].tolist()) & set(pairs.reference[rest].tolist())
-    assert not shared or len(torch.unique(pairs.reference)) < 8
+    assert not shared or len(held) == min(HELD, max(n // 5, 8))  # where one reference would have been most of them
 
 
 @pytest.fixture

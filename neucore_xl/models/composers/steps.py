@@ -40,6 +40,10 @@ class Steps(Head):
         phrases = l2(text.short_rows(sequence.phrase)) - self.anchor.float()
         return (phrases * (sign * sequence.step_mask)[..., None]).sum(1)
 
+    def parts(self, text: Text) -> dict[str, Tensor]:
+        """Also ``steps [B, D]``."""
+        return {**super().parts(text), "steps": self.moves(text)}
+
     def queries(self, references: FeatureSet, text: Text) -> QueryFeatures:
         f = self.start(references["pooled"], l2(text.sentence.pooled), steps=self.moves(text))
         return FeatureSet({"vector": f})
