@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 # {"train.warmup": "set train.warmup_steps, in optimiser steps"}. Whoever renames or removes a key adds a line.
 GONE: dict[str, str] = {}
 # Keys that came later, and what a run that was begun without them did.
-LATER: dict[str, object] = {"model.start": "image", "train.lr_scalars": None}
+LATER: dict[str, object] = {"model.start": "image", "model.explicit": "weighted", "train.lr_scalars": None}
 
 # No machine can do what lies beyond these: such a value is a slip (a digit too many, another key's value), and is
 # refused before work begins rather than by an error of memory or of a library in its midst.
@@ -141,6 +141,13 @@ class ModelSettings(Section):
     heads: Few = Field(8, description="Attention heads; must divide `model.width`.")
     exchange_layers: Few = Field(2, description="Layers of the exchange transformer (equation 3).")
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Dropout in the heads.")
+    part_dropout: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Share of the training queries of `neucore-xl` that go without its fusion; without its sum of "
+        "edits; without IS (stochastic depth): each part then learns what the others do not already say.",
+    )
     correction_dropout: float = Field(
         0.5, ge=0.0, lt=1.0, description="Dropout on the correction of a target's pretrained feature."
     )
@@ -162,6 +169,11 @@ class ModelSettings(Section):
     )
     score: Literal["full", "cosine"] = Field(
         "full", description="Matching score: cosine + EM + IS (equation 9), or the cosine alone, which can be indexed."
+    )
+    explicit: Literal["change", "weighted"] = Field(
+        "change",
+        description="EM in the score of `neucore-xl`: `change`, what it has become since the start; `weighted`, the "
+        "whole term with a learned weight that starts at 0.",
     )
     tokens: Annotated[int, Ge(1), Le(4096)] | None = Field(
         None,

@@ -206,6 +206,23 @@ def test_the_text_gate_starts_the_query_at_image_plus_text(backbone: Any, vocabu
     torch.testing.assert_close(queries(composer, batch)["vector"], F.normalize(i + t, dim=-1))
 
 
+def test_queries_that_go_without_a_part_do_not_train_it(backbone: Any, vocabulary: Any, make_batch: Any) -> None:
+    """The stirred head has all parts; with a dropout of nearly 1 no query of a training batch sees one of the three."""
+    torch.manual_seed(0)
+    composer = stir(build(backbone, vocabulary, "neucore-xl", part_dropout=0.999999)).train()
+    batch: Batch = make_batch(backbone)
+    out = composer("train", batch)
+    composer.score(out.queries, out.targets).square().sum().backward()
+
+    def moved(name: str) -> bool:
+        gradients = [p.grad for n, p in composer.named_parameters() if n.startswith(name)]
+        return any(g is not None and bool(g.any()) for g in gradients)
+
+    assert {n: moved(n) for n in ("fused", "fusion", "edit", "background_weight", "direct", "explicit")} == {
+        "fused": False, "fusion": False, "edit": False, "background_weight": False, "direct": True, "explicit": True,
+    }  # fmt: skip
+
+
 def test_neucore_xl_contains_the_residual_row(backbone: Any, vocabulary: Any, make_batch: Any) -> None:
     residual = stir(build(backbone, vocabulary, "residual")).eval()
     full = build(backbone, vocabulary, "neucore-xl").eval()

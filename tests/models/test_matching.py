@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,7 +56,7 @@ def test_matrix_products_equal_the_pairwise_definition(
 
 def test_chunks_of_queries_or_targets_give_the_same_scores() -> None:
     torch.manual_seed(0)
-    explicit = ExplicitMatching(6, 8, 8, aligned=False, weighted=False)
+    explicit = ExplicitMatching(6, 8, 8, aligned=False, form="whole")
     queries = FeatureSet({"vector": l2(torch.randn(7, 8)), **explicit(torch.randn(7, 6))})
     targets = FeatureSet({"vector": l2(torch.randn(5, 8))})
     whole = score(queries, targets)
@@ -79,7 +78,7 @@ def test_scores_are_fp32_under_autocast() -> None:
 
 
 def test_a_blank_target_gives_finite_scores_and_gradients() -> None:
-    explicit = ExplicitMatching(6, 6, 8, aligned=True, weighted=False)
+    explicit = ExplicitMatching(6, 6, 8, aligned=True, form="whole")
     targets = FeatureSet({"vector": torch.zeros(2, 6, requires_grad=True)})
     out = score(FeatureSet({"vector": l2(torch.randn(3, 6)), **explicit(torch.randn(3, 6))}), targets)
     assert (out == 0).all()
@@ -89,21 +88,48 @@ def test_a_blank_target_gives_finite_scores_and_gradients() -> None:
 
 def test_explicit_matching_starts_as_the_cosine_of_text_and_target() -> None:
     torch.manual_seed(0)
-    explicit = ExplicitMatching(8, 8, 4, aligned=True, weighted=False)
+    explicit = ExplicitMatching(8, 8, 4, aligned=True, form="whole")
     text, target = torch.randn(3, 8), torch.randn(5, 8)
     zero = FeatureSet({"vector": torch.zeros(3, 8), **explicit(text)})
     torch.testing.assert_close(score(zero, FeatureSet({"vector": l2(target)})), l2(text) @ l2(target).T)
 
 
-@pytest.mark.parametrize("weighted", [True, False])
-def test_the_learned_weight_of_em_starts_at_zero_and_has_a_gradient(weighted: bool) -> None:
+def test_the_learned_weight_of_em_starts_at_zero_and_has_a_gradient() -> None:
     torch.manual_seed(0)
-    explicit = ExplicitMatching(8, 8, 4, aligned=True, weighted=weighted)
+    explicit = ExplicitMatching(8, 8, 4, aligned=True, form="weighted")
     features = explicit(torch.randn(3, 8))
-    assert bool((features["em_query"] == 0).all()) == weighted
-    if weighted:
-        out = score(FeatureSet({"vector": torch.zeros(3, 8), **features}), FeatureSet({"vector": torch.randn(2, 8)}))
-        out.sum().backward()
-        assert explicit.weight is not None
-        assert explicit.weight.grad is not None
-        assert explicit.weight.grad.abs().item() > 1e-3
+    assert bool((features["em_query"] == 0).all())
+    out = score(FeatureSet({"vector": torch.zeros(3, 8), **features}), FeatureSet({"vector": torch.randn(2, 8)}))
+    out.sum().backward()
+    assert explicit.weight is not None
+    assert explicit.weight.grad is not None
+    assert explicit.weight.grad.abs().item() > 1e-3
+
+
+def test_the_change_of_em_is_zero_at_the_start_and_em_less_the_cosine_of_text_and_target_afterwards() -> None:
+    torch.manual_seed(0)
+    explicit = ExplicitMatching(8, 8, 4, aligned=True, form="change")
+    text, target = torch.randn(3, 8), l2(torch.randn(5, 8))
+    targets = FeatureSet({"vector": target})
+
+    def change() -> torch.Tensor:
+        return score(FeatureSet({"vector": torch.zeros(3, 8), **explicit(text)}), targets)
+
+    torch.testing.assert_close(change(), torch.zeros(3, 5), atol=1e-6, rtol=0)
+    change().square().sum().backward()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in explicit.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    u = l2(explicit.project(text))
+    a = explicit.attention(text).softmax(-1)
+    want = torch.stack([torch.stack([u[q] @ l2(a[q] * t) - l2(text)[q] @ t for t in target]) for q in range(3)])
+    torch.testing.assert_close(change(), want)
+
+
+def test_the_cosine_alone_takes_nothing_off() -> None:
+    torch.manual_seed(0)
+    explicit = ExplicitMatching(8, 8, 4, aligned=True, form="change")
+    vector, targets = l2(torch.randn(3, 8)), FeatureSet({"vector": l2(torch.randn(5, 8))})
+    queries = FeatureSet({"vector": vector, **explicit(torch.randn(3, 8))})
+    torch.testing.assert_close(score(queries, targets, "cosine"), vector @ targets["vector"].T)

@@ -80,9 +80,10 @@ def test_an_untrained_system_is_fitted_on_the_training_split(tiny: Tiny) -> None
 def test_a_run_from_before_there_was_a_start_is_read_as_what_it_was(tmp_path: Path) -> None:
     """Its config.yaml lacks the keys; the defaults of today would ask for weights that it does not have."""
     lines = dump_yaml(Settings()).splitlines()
-    old = [line for line in lines if not line.startswith(("  start:", "  lr_scalars:"))]
-    assert len(old) == len(lines) - 2
+    old = [line for line in lines if not line.startswith(("  start:", "  explicit:", "  lr_scalars:"))]
+    assert len(old) == len(lines) - 3
     (tmp_path / "config.yaml").write_text("\n".join(old))
     settings = load_file(tmp_path / "config.yaml")
-    assert (settings.model.start, settings.train.lr_scalars) == ("image", None)
-    assert (Settings().model.start, Settings().train.lr_scalars) == ("auto", 5e-3)
+    assert (settings.model.start, settings.model.explicit, settings.train.lr_scalars) == ("image", "weighted", None)
+    now = Settings()
+    assert (now.model.start, now.model.explicit, now.train.lr_scalars) == ("auto", "change", 5e-3)

@@ -46,7 +46,7 @@ class Neucore(Head):
         self.fusion = MixedFusion(d, model.heads, model.dropout, settings.fusion.learned_steps)
         self.fused = mlp(d, d, d, dropout=model.dropout)
         if model.score == "full":
-            self.explicit = ExplicitMatching(d, d, d, aligned=False, weighted=False)
+            self.explicit = ExplicitMatching(d, d, d, aligned=False, form="whole")
 
     def look(self, images: ImageFeatures) -> FeatureSet:
         """``tokens [U, N, d]``, ``foreground`` and ``background [U, d]`` (equations 1, 3 and 4)."""

@@ -1,10 +1,11 @@
 """NEUCORE-XL: concept alignment and progressive fusion that start in the pretrained space of a CLIP backbone.
 
 The query is l2(s + Δ), a target l2(p + correction); Δ and the correction are exactly zero at the start, and so are the
-weights of EM and IS. s is the best closed form of image, text and words, found on the training pairs before the first
-step (`model.start=auto`, `models/starts/start.py`), p the pooled feature, centred where the search found that this
-helps; with `model.start=image`, and before anything is fitted, s is l2(i) and an untrained head ranks by the cosine of
-reference and target.
+weight of IS and what EM adds: its change since the start (`model.explicit=change`), or its weight. s is the best closed
+form of image, text and words, found on the training pairs before the first step (`model.start=auto`,
+`models/starts/start.py`), p the pooled feature, centred where the search found that this helps; with
+`model.start=image`, and before anything is fitted, s is l2(i) and an untrained head ranks by the cosine of reference
+and target.
 
 Δ has four parts, each zero at the start:
 
@@ -18,6 +19,9 @@ reference and target.
 
 The parameters of the correction move the pretrained targets: they are trained at a small rate, with decay.
 
+What reads tokens or steps (fusion, edits, IS) learns training pairs by heart before the rest has learned anything: its
+inputs have the dropout of the pooled ones, and `model.part_dropout` of the queries train without one of these parts.
+
 Legend: U images, B queries, N image tokens, M concepts of a query, K steps, L words, C vocabulary, D joint width,
 d head width.
 """
@@ -28,6 +32,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from neucore_xl.config.schema import Settings
 from neucore_xl.data.batches import ImageFeatures
@@ -84,7 +89,8 @@ class NeucoreXL(Head):
             self.planned_sequence = PlannedSequence(d, model.heads, len(OPERATIONS), model.dropout)
         self.fusion = ProgressiveFusion(d, model.heads, model.dropout)
 
-        self.dropout = nn.Dropout(model.dropout)  # on pooled features: they are learned by heart where pairs are few
+        self.dropout = nn.Dropout(model.dropout)  # on features: they are learned by heart where pairs are few
+        self.part_dropout = StochasticDepth(model.part_dropout, "row")
         self.fused = nn.Sequential(nn.LayerNorm(d), zeros(nn.Linear(d, joint)))
         self.step_norm = nn.LayerNorm(d)
         self.direct = mlp(2 * joint, d, joint, dropout=model.dropout, zero=True)
@@ -92,12 +98,12 @@ class NeucoreXL(Head):
         self.text_gate = nn.Parameter(torch.tensor([model.text_gate]))
         self.correction = TargetCorrection(joint, d, model.correction_dropout)
         if model.score == "full":
-            self.explicit = ExplicitMatching(joint, joint, d, aligned=True, weighted=True)
+            self.explicit = ExplicitMatching(joint, joint, d, aligned=True, form=model.explicit)
             self.background_weight = nn.Parameter(torch.zeros(1))
 
     def look(self, images: ImageFeatures) -> FeatureSet:
         """``pooled [U, D]``, ``tokens [U, N, d]``, ``foreground`` and ``background [U, d]`` (equations 3 and 4)."""
-        tokens = self.image_tokens(images.tokens)
+        tokens = self.image_tokens(self.dropout(images.tokens))
         exchanged = self.exchange(tokens)
         return FeatureSet(
             {
@@ -119,13 +125,14 @@ class NeucoreXL(Head):
     def queries(self, references: FeatureSet, text: Text) -> QueryFeatures:
         i, t = references["pooled"], l2(text.sentence.pooled)
         steps, step_mask = self._steps(text)
-        fused = self._fuse(references, text, steps, step_mask)
-        direct = self.direct(self.dropout(torch.cat([unit_variance(i), unit_variance(t)], -1)))
-        delta = self.fused(fused).float() + direct.float() + self._edits(i, steps, step_mask) + self.text_gate * t
+        fused = self.fused(self.dropout(self._fuse(references, text, steps, step_mask))).float()
+        direct = self.direct(self.dropout(torch.cat([unit_variance(i), unit_variance(t)], -1))).float()
+        edits = self._edits(i, steps, step_mask)
+        delta = self.part_dropout(fused) + direct + self.part_dropout(edits) + self.text_gate * t
         features = {"vector": l2(self.base(references, text) + delta)}
         if self.score_mode == "full":
             features |= self.explicit(unit_variance(t))
-            features["background"] = self.background_weight * l2(references["background"])
+            features["background"] = self.part_dropout(self.background_weight * l2(references["background"]))
         return FeatureSet(features)
 
     def concept_logits(self, references: FeatureSet, targets: FeatureSet) -> Tensor | None:
@@ -139,14 +146,14 @@ class NeucoreXL(Head):
 
     def _steps(self, text: Text) -> tuple[Tensor, Tensor]:
         """e_k ``[B, K, d]`` and which of them are real ``[B, K]``: planned, or drawn from the sentence (equation 7)."""
-        words = self.words(text.sentence.words)
+        words = self.words(self.dropout(text.sentence.words))
         if self.learned_sequence is not None:
-            sentence = self.phrase(unit_variance(text.sentence.pooled))
+            sentence = self.phrase(self.dropout(unit_variance(text.sentence.pooled)))
             steps = self.learned_sequence(sentence, words, text.sentence.mask)
             return steps, torch.ones(steps.shape[:2], dtype=torch.bool, device=steps.device)
         assert self.planned_sequence is not None
         sequence = text.sequence
-        phrases = self.phrase(text.short_rows(sequence.phrase))
+        phrases = self.phrase(self.dropout(text.short_rows(sequence.phrase)))
         return self.planned_sequence(phrases, sequence.operation, words, text.sentence.mask), sequence.step_mask
 
     def _edits(self, reference: Tensor, steps: Tensor, step_mask: Tensor) -> Tensor:
@@ -158,7 +165,7 @@ class NeucoreXL(Head):
     def _fuse(self, references: FeatureSet, text: Text, steps: Tensor, step_mask: Tensor) -> Tensor:
         """Mean of the N reference tokens of X_K ``[B, d]``, from X₀ = [r^fg ; f_r ; w_{c∈C(T)}] (equation 8)."""
         tokens = references["tokens"]
-        concepts = self.concept(text.short_rows(text.sequence.concept))
+        concepts = self.concept(self.dropout(text.short_rows(text.sequence.concept)))
         x = torch.cat([references["foreground"][:, None], tokens, concepts], 1)
         n_image = 1 + tokens.shape[1]
         mask = torch.cat([text.sequence.concept_mask.new_ones(len(x), n_image), text.sequence.concept_mask], 1)
