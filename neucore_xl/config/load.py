@@ -78,18 +78,23 @@ def validate(tree: dict[str, Any], where: str = "") -> Settings:
 def load_file(path: Path, note: str = "") -> Settings:
     """Settings from a resolved file such as a run folder's ``config.yaml``; raises `UserError` like `load_settings`.
 
-    Such a file has every section: one that was cut must not become a run of defaults. A key that came later has the
-    value that runs without it were trained with. ``note`` says more of the file
+    Such a file has every section: one that was cut must not become a run of defaults. ``note`` says more of the file
     where the sentence names it, e.g. `` (of version 2)``.
     """
     tree = _container(_read_yaml(path), str(path))
     if absent := [section for section in WRITTEN if section not in tree]:
         raise UserError(f"{path}{note} was cut or emptied, it has no section `{absent[0]}`: put back a copy of it.")
+    return validate_stored(tree, where=f" in {path}{note}")
+
+
+def validate_stored(tree: dict[str, Any], where: str = "") -> Settings:
+    """As ``validate``, for the resolved settings that a run left behind: a key that came later has the value that runs
+    without it were trained with."""
     for key, value in LATER.items():
         section, _, name = key.partition(".")
-        if isinstance(tree[section], dict):
+        if isinstance(tree.get(section), dict):
             tree[section].setdefault(name, value)
-    return validate(tree, where=f" in {path}{note}")
+    return validate(tree, where)
 
 
 def dump_yaml(settings: Settings) -> str:

@@ -146,7 +146,7 @@ class ModelSettings(Section):
         ge=0.0,
         lt=1.0,
         description="Share of the training queries of `neucore-xl` that go without its fusion; without its sum of "
-        "edits; without IS (stochastic depth): each part then learns what the others do not already say.",
+        "edits; without IS (stochastic depth; the others have the part so much larger). Above a half it does harm.",
     )
     correction_dropout: float = Field(
         0.5, ge=0.0, lt=1.0, description="Dropout on the correction of a target's pretrained feature."
@@ -155,7 +155,8 @@ class ModelSettings(Section):
         0.0,
         ge=-1000.0,
         le=1000.0,
-        description="Initial share of the pooled text added to the query of `neucore-xl`; learned from there.",
+        description="Share of the pooled text added to the query of `neucore-xl`; with `model.start=image` it is learned "
+        "from there.",
     )
     start: Literal["auto", "image"] = Field(
         "auto",

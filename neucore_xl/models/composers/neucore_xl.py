@@ -15,7 +15,8 @@ and target.
   sequence than with one of another sentence (docs/ablation.md);
 - direct: MLP([i ; t̂]). This is the system `residual`, so NEUCORE-XL contains it; a query without steps has this path
   alone beside an unchanged X;
-- gate · t̂, one learned number (`model.text_gate` at the start): the sum of image and text of an aligned space.
+- gate · t̂, one number (`model.text_gate` at the start): the sum of image and text of an aligned space. It is learned
+  with `model.start=image` only.
 
 The parameters of the correction move the pretrained targets: they are trained at a small rate, with decay.
 
@@ -95,7 +96,8 @@ class NeucoreXL(Head):
         self.step_norm = nn.LayerNorm(d)
         self.direct = mlp(2 * joint, d, joint, dropout=model.dropout, zero=True)
         self.edit = mlp(joint + d, d, joint, dropout=model.dropout, zero=True)
-        self.text_gate = nn.Parameter(torch.tensor([model.text_gate]))
+        # A fitted start holds as much of the text as helps; a gate learned beside it took it off again.
+        self.text_gate = nn.Parameter(torch.tensor([model.text_gate]), requires_grad=model.start == "image")
         self.correction = TargetCorrection(joint, d, model.correction_dropout)
         if model.score == "full":
             self.explicit = ExplicitMatching(joint, joint, d, aligned=True, form=model.explicit)

@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor
 
 from neucore_xl import __version__, files
-from neucore_xl.config.load import dump_yaml, validate
+from neucore_xl.config.load import dump_yaml, validate_stored
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
 from neucore_xl.jsonfile import parse_json
@@ -70,7 +70,7 @@ class ExportedRun:
             raise self._damaged(f"its settings are no YAML: {type(error).__name__}") from error
         if not isinstance(tree, dict):
             raise self._damaged("its settings are no object")
-        return validate(tree, where=f" in {self.path}")
+        return validate_stored(tree, where=f" in {self.path}")
 
     def vocabulary(self) -> Vocabulary:
         """The concepts of the training split."""

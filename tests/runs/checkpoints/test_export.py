@@ -11,12 +11,14 @@ from typing import Any
 import open_clip
 import pytest
 import safetensors
+import safetensors.torch
 import torch
 
 from neucore_xl.cli import main
+from neucore_xl.config.load import dump_yaml
 from neucore_xl.config.schema import Settings
 from neucore_xl.errors import UserError
-from neucore_xl.runs.checkpoints.export import ExportedRun
+from neucore_xl.runs.checkpoints.export import FORMAT, ExportedRun
 from neucore_xl.runs.checkpoints.weights import stored_state
 from neucore_xl.runs.folder import RunFolder
 from neucore_xl.runs.system import System, assemble, load_run
@@ -56,6 +58,15 @@ def command(*arguments: str) -> int:
         main(["checkpoint", *arguments])
     assert isinstance(left.value.code, int)
     return left.value.code
+
+
+def test_a_file_from_before_a_key_came_is_read_as_what_it_was(settings: Settings, tmp_path: Path) -> None:
+    later = ("  start:", "  explicit:", "  lr_scalars:")
+    lines = [line for line in dump_yaml(settings).splitlines() if not line.startswith(later)]
+    header = {"format": FORMAT, "step": "7", "config": "\n".join(lines)}
+    safetensors.torch.save_file({"w": torch.zeros(1)}, tmp_path / "old.safetensors", metadata=header)
+    read = ExportedRun(tmp_path / "old.safetensors").settings()
+    assert (read.model.start, read.model.explicit, read.train.lr_scalars) == ("image", "weighted", None)
 
 
 def test_an_exported_file_loads_as_the_run_does(partly_frozen: Settings, tmp_path: Path) -> None:
