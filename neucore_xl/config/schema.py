@@ -155,8 +155,8 @@ class ModelSettings(Section):
         0.0,
         ge=-1000.0,
         le=1000.0,
-        description="Share of the pooled text added to the query of `neucore-xl`; with `model.start=image` it is learned "
-        "from there.",
+        description="Share of the pooled text added to the query of `neucore-xl`; with `model.start=image` it is "
+        "learned from there.",
     )
     start: Literal["auto", "image"] = Field(
         "auto",
