@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 
 from neucore_xl.errors import UserError
 from neucore_xl.models.alignment import AttentionPool, ConceptScores, Exchange
 from neucore_xl.models.fusion import LearnedSequence, MixedFusion, ModulatedNorm, PlannedSequence, ProgressiveFusion
-from neucore_xl.models.layers import Attention, Temperature
+from neucore_xl.models.layers import Attention, Temperature, channel_dropout
 
 
 def test_every_position_of_the_exchange_is_its_own() -> None:
@@ -189,3 +190,14 @@ def test_a_temperature_beyond_its_bound_is_read_as_the_bound_and_comes_back() ->
     (-2 * below()).sum().backward()
     assert below.theta.grad is not None
     assert below.theta.grad.item() == -2
+
+
+def test_channels_are_dropped_alike_in_all_rows_whatever_their_number() -> None:
+    dropout = nn.Dropout(0.5)
+    torch.manual_seed(0)
+    short = channel_dropout(dropout, torch.ones(3, 2, 64))
+    torch.manual_seed(0)
+    long = channel_dropout(dropout, torch.ones(3, 64, 7).transpose(1, 2))
+    assert set(short.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(long, short[:, :1].expand(-1, 7, -1))
+    assert torch.equal(channel_dropout(dropout.eval(), torch.ones(1, 2, 4)), torch.ones(1, 2, 4))

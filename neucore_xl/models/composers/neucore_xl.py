@@ -43,7 +43,7 @@ from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.features import FeatureSet, QueryFeatures, TargetFeatures
 from neucore_xl.models.fusion import LearnedSequence, PlannedSequence, ProgressiveFusion
 from neucore_xl.models.head import Head, Text
-from neucore_xl.models.layers import l2, mlp, token_projection, unit_variance, zeros
+from neucore_xl.models.layers import channel_dropout, l2, mlp, token_projection, unit_variance, zeros
 from neucore_xl.models.matching import ExplicitMatching
 from neucore_xl.models.starts.start import Start
 
@@ -105,7 +105,7 @@ class NeucoreXL(Head):
 
     def look(self, images: ImageFeatures) -> FeatureSet:
         """``pooled [U, D]``, ``tokens [U, N, d]``, ``foreground`` and ``background [U, d]`` (equations 3 and 4)."""
-        tokens = self.image_tokens(self.dropout(images.tokens))
+        tokens = self.image_tokens(channel_dropout(self.dropout, images.tokens))
         exchanged = self.exchange(tokens)
         return FeatureSet(
             {
@@ -148,7 +148,7 @@ class NeucoreXL(Head):
 
     def _steps(self, text: Text) -> tuple[Tensor, Tensor]:
         """e_k ``[B, K, d]`` and which of them are real ``[B, K]``: planned, or drawn from the sentence (equation 7)."""
-        words = self.words(self.dropout(text.sentence.words))
+        words = self.words(channel_dropout(self.dropout, text.sentence.words))
         if self.learned_sequence is not None:
             sentence = self.phrase(self.dropout(unit_variance(text.sentence.pooled)))
             steps = self.learned_sequence(sentence, words, text.sentence.mask)
