@@ -61,7 +61,9 @@ class ExplicitMatching(nn.Module):
     its scale). ``form``:
 
     - ``whole``: EM as it is;
-    - ``change`` (aligned): what it has become since the start, EM − cos(q, t), zero before the first step;
+    - ``change`` (aligned): what it has become since the start, EM − cos(q, t), zero before the first step. Its gradient
+      stops at the text: at the start the two terms' pulls on a text tower cancel but for rounding, of which Adam would
+      make steps;
     - ``weighted``: with a learned weight that starts at 0; the weight's own gradient is EM, so it moves at the first
       step and the rest follows. Its sign is settled by the first steps.
     """
@@ -78,6 +80,8 @@ class ExplicitMatching(nn.Module):
     def forward(self, text: Tensor) -> dict[str, Tensor]:
         """``text [B, d_text]`` to ``em_query``, ``em_attention`` and, of a change, ``em_start [B, d_target]``, fp32."""
         with torch.autocast(text.device.type, enabled=False):
+            if self.change:
+                text = text.detach()
             direction = l2(text)
             text = text.to(next(self.parameters()).dtype)  # fp32, unless an engine holds all parameters in bf16
             attention = self.attention(text).float().softmax(-1) * self.project.out_features
