@@ -49,13 +49,15 @@ def mlp(
     return nn.Sequential(nn.Linear(d_in, d_hidden), activation(), nn.Dropout(dropout), last)
 
 
-def channel_dropout(dropout: nn.Dropout, x: Tensor) -> Tensor:
-    """``x [B, S, D]`` with ``dropout`` of whole channels, the same ones in all S rows of one of the B.
+class ChannelDropout(nn.Dropout1d):
+    """Of ``x [B, S, D]`` whole channels are dropped, the same ones in all S rows of one of the B.
 
     As many random numbers are drawn whatever S is, and however ``x`` lies in memory: sentences that are padded to
     another length, or read from the cache, train alike.
     """
-    return x * dropout(x.new_ones(x.shape[0], 1, x.shape[-1])) if dropout.training and dropout.p else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
 def token_projection(d_in: int, width: int) -> nn.Sequential:

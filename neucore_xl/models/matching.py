@@ -82,9 +82,10 @@ class ExplicitMatching(nn.Module):
         with torch.autocast(text.device.type, enabled=False):
             if self.change:
                 text = text.detach()
-            direction = l2(text)
             text = text.to(next(self.parameters()).dtype)  # fp32, unless an engine holds all parameters in bf16
             attention = self.attention(text).float().softmax(-1) * self.project.out_features
             query = l2(self.project(text)) * attention
-            found = {"em_query": query if self.weight is None else self.weight * query, "em_attention": attention}
-            return found | {"em_start": direction} if self.change else found
+            if self.weight is not None:
+                query = self.weight * query
+            found = {"em_query": query, "em_attention": attention}
+            return found | {"em_start": l2(text)} if self.change else found

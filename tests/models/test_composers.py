@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neucore_xl.config.schema import BackboneSettings, Settings
+from neucore_xl.config.schema import BackboneSettings
 from neucore_xl.data.batches import Batch, ImageFeatures, SequenceBatch, TextFeatures
 from neucore_xl.errors import UserError
 from neucore_xl.models.backbone import Backbone, build_backbone
 from neucore_xl.models.composer import Composer
 from neucore_xl.models.composers.residual import Residual
 from neucore_xl.models.features import FeatureSet
-from neucore_xl.models.registry import build_composer, composer_names
+from neucore_xl.models.registry import composer_names
+from tests.support import composing
+from tests.support.composing import queries, rows, stir
 
 SYSTEMS = composer_names()
 FULL = ("neucore-xl", "neucore")
@@ -32,31 +34,7 @@ def language(bert_folder: Path) -> None:
 
 
 def build(backbone: Any, vocabulary: Any, name: str, fusion: str = "clauses", **model: Any) -> Composer:
-    torch.manual_seed(0)
-    sizes = {"name": name, "width": 16, "heads": 2, "exchange_layers": 1, "language_model": LANGUAGE.get("model")}
-    settings = Settings.model_validate({"model": sizes | model, "fusion": {"sequence": fusion}})
-    return build_composer(settings, backbone, vocabulary)
-
-
-def stir(composer: Composer) -> Composer:
-    """Move every trained parameter off its initial value, so that no path is still zero."""
-    g = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, p in composer.named_parameters():
-            if not name.startswith("backbone."):
-                p += 0.2 * torch.randn(p.shape, generator=g)
-    return composer
-
-
-def queries(composer: Composer, batch: Batch) -> FeatureSet:
-    return composer("compose", rows(batch.images, batch.reference), batch.texts, batch.sequence)
-
-
-def rows(features: Any, index: Tensor | slice) -> Any:
-    found = {name: getattr(features, name) for name in features.__dataclass_fields__}
-    return type(features)(
-        **{n: tuple(level[index] for level in t) if isinstance(t, tuple) else t[index] for n, t in found.items()}
-    )
+    return composing.build(backbone, vocabulary, name, fusion, language_model=LANGUAGE.get("model"), **model)
 
 
 def take(batch: Batch, index: Tensor) -> Batch:
@@ -199,45 +177,6 @@ def test_heads_start_in_the_pretrained_space(
     torch.testing.assert_close(composer.score(out.queries, out.targets), want)
 
 
-def test_the_text_gate_starts_the_query_at_image_plus_text(backbone: Any, vocabulary: Any, make_batch: Any) -> None:
-    composer = build(backbone, vocabulary, "neucore-xl", text_gate=1.0)
-    batch: Batch = make_batch(backbone)
-    i, t = (F.normalize(x, dim=-1) for x in (batch.images.pooled[batch.reference], batch.texts.pooled))
-    torch.testing.assert_close(queries(composer, batch)["vector"], F.normalize(i + t, dim=-1))
-
-
-def test_queries_that_go_without_a_part_do_not_train_it(backbone: Any, vocabulary: Any, make_batch: Any) -> None:
-    """The stirred head has all parts; with a dropout of nearly 1 no query of a training batch sees one of the three."""
-    torch.manual_seed(0)
-    composer = stir(build(backbone, vocabulary, "neucore-xl", part_dropout=0.999999)).train()
-    batch: Batch = make_batch(backbone)
-    out = composer("train", batch)
-    composer.score(out.queries, out.targets).square().sum().backward()
-
-    def moved(name: str) -> bool:
-        gradients = [p.grad for n, p in composer.named_parameters() if n.startswith(name)]
-        return any(g is not None and bool(g.any()) for g in gradients)
-
-    assert {n: moved(n) for n in ("fused", "fusion", "edit", "background_weight", "direct", "explicit")} == {
-        "fused": False, "fusion": False, "edit": False, "background_weight": False, "direct": True, "explicit": True,
-    }  # fmt: skip
-
-
-def test_neucore_xl_contains_the_residual_row(backbone: Any, vocabulary: Any, make_batch: Any) -> None:
-    residual = stir(build(backbone, vocabulary, "residual")).eval()
-    full = build(backbone, vocabulary, "neucore-xl").eval()
-    joint = 2 * backbone.embed_dim
-    with torch.no_grad():
-        for mine, theirs in zip(full.direct, residual.delta, strict=True):  # type: ignore[arg-type]
-            if isinstance(mine, torch.nn.Linear):
-                mine.bias.copy_(theirs.bias)
-                mine.weight[:, joint:] = 0
-                mine.weight[:, : theirs.weight.shape[1]] = theirs.weight
-    batch: Batch = make_batch(backbone)
-    a, b = full("train", batch), residual("train", batch)
-    torch.testing.assert_close(full.score(a.queries, a.targets), residual.score(b.queries, b.targets))
-
-
 @pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize("fusion", ["clauses", "learned"])
 def test_every_trained_parameter_gets_a_gradient_within_three_steps(
@@ -261,33 +200,6 @@ def test_every_trained_parameter_gets_a_gradient_within_three_steps(
     trained = {n for n, p in composer.named_parameters() if p.requires_grad}
     assert trained == reached
     assert not any(n.startswith("backbone.") for n in trained)
-
-
-def test_gradient_reaches_the_concept_embeddings_through_the_fusion(
-    backbone: Any, vocabulary: Any, make_batch: Any
-) -> None:
-    for name in FULL:
-        composer = stir(build(backbone, vocabulary, name))
-        queries(composer, make_batch(backbone))["vector"].square().sum().backward()
-        assert composer.concept.weight.grad is not None  # type: ignore[union-attr]
-        probe = torch.randn_like(queries(composer, make_batch(backbone))["vector"])
-        composer.zero_grad()
-        (queries(composer, make_batch(backbone))["vector"] * probe).sum().backward()
-        assert composer.concept.weight.grad.abs().sum() > 1e-6  # type: ignore[union-attr]
-
-
-def test_evaluation_is_repeatable_for_neucore(backbone: Any, vocabulary: Any, make_batch: Any) -> None:
-    composer = build(backbone, vocabulary, "neucore").eval()
-    batch: Batch = make_batch(backbone)
-    first, second = queries(composer, batch), queries(composer, batch)
-    assert all(torch.equal(first[n], second[n]) for n in first)
-
-
-def test_unseen_concepts_have_embeddings_of_their_own(backbone: Any, vocabulary: Any) -> None:
-    composer = build(backbone, vocabulary, "neucore")
-    pooled = backbone.encode_texts(backbone.tokenizer(["winglike", "unicorn", "zzzq"])).pooled
-    embedded = composer.concept(pooled)  # type: ignore[operator]
-    assert torch.pdist(embedded).min() > 1e-4
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -343,21 +255,6 @@ def test_a_trained_tower_gets_gradients_through_the_head(make_backbone: Any, voc
     F.cross_entropy(composer.score(out.queries, out.targets), batch.positive).backward()
     missing = {n for n, p in backbone.clip.named_parameters() if p.requires_grad and p.grad is None}
     assert not missing
-
-
-def test_the_vocabulary_is_not_stored(backbone: Any, vocabulary: Any) -> None:
-    composer = build(backbone, vocabulary, "neucore-xl")
-    names = dict(composer.named_parameters())
-    assert all(p.dim() > 0 for p in names.values())
-    assert not any("vocabulary" in n for n in composer.state_dict())
-    assert composer.vocabulary.shape == (5, backbone.embed_dim)
-
-
-def test_without_a_concept_loss_no_name_is_encoded(backbone: Any, vocabulary: Any, make_batch: Any) -> None:
-    settings = Settings.model_validate({"model": {"width": 16, "heads": 2}, "loss": {"concept_weight": 0}})
-    composer = build_composer(settings, backbone, vocabulary)
-    assert len(composer.vocabulary) == 0  # type: ignore[arg-type]
-    assert composer("train", make_batch(backbone)).concept_logits is None
 
 
 def test_an_unknown_system_is_refused_with_the_nearest(backbone: Any, vocabulary: Any) -> None:

@@ -109,14 +109,18 @@ def test_the_learned_weight_of_em_starts_at_zero_and_has_a_gradient() -> None:
 def test_the_change_of_em_is_zero_at_the_start_and_em_less_the_cosine_of_text_and_target_afterwards() -> None:
     torch.manual_seed(0)
     explicit = ExplicitMatching(8, 8, 4, aligned=True, form="change")
-    text, target = torch.randn(3, 8), l2(torch.randn(5, 8))
+    text, target = torch.randn(3, 8, requires_grad=True), l2(torch.randn(5, 8))
     targets = FeatureSet({"vector": target})
 
     def change() -> torch.Tensor:
         return score(FeatureSet({"vector": torch.zeros(3, 8), **explicit(text)}), targets)
 
     torch.testing.assert_close(change(), torch.zeros(3, 5), atol=1e-6, rtol=0)
-    change().square().sum().backward()
+    (change() * torch.randn(3, 5)).sum().backward()
+    assert text.grad is None, "rounding would be all of it"
+    assert all(
+        p.grad is not None and p.grad.abs().max() > 1e-3 for p in (explicit.project.weight, explicit.attention[-1].bias)
+    )
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in explicit.parameters():

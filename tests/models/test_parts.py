@@ -6,13 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from torch.nn import functional as F
 
 from neucore_xl.errors import UserError
 from neucore_xl.models.alignment import AttentionPool, ConceptScores, Exchange
 from neucore_xl.models.fusion import LearnedSequence, MixedFusion, ModulatedNorm, PlannedSequence, ProgressiveFusion
-from neucore_xl.models.layers import Attention, Temperature, channel_dropout
+from neucore_xl.models.layers import Attention, ChannelDropout, Temperature
 
 
 def test_every_position_of_the_exchange_is_its_own() -> None:
@@ -193,11 +192,11 @@ def test_a_temperature_beyond_its_bound_is_read_as_the_bound_and_comes_back() ->
 
 
 def test_channels_are_dropped_alike_in_all_rows_whatever_their_number() -> None:
-    dropout = nn.Dropout(0.5)
+    dropout = ChannelDropout(0.5)
     torch.manual_seed(0)
-    short = channel_dropout(dropout, torch.ones(3, 2, 64))
+    short = dropout(torch.ones(3, 2, 64))
     torch.manual_seed(0)
-    long = channel_dropout(dropout, torch.ones(3, 64, 7).transpose(1, 2))
+    long = dropout(torch.ones(3, 64, 7).transpose(1, 2))
     assert set(short.unique().tolist()) == {0.0, 2.0}
     assert torch.equal(long, short[:, :1].expand(-1, 7, -1))
-    assert torch.equal(channel_dropout(dropout.eval(), torch.ones(1, 2, 4)), torch.ones(1, 2, 4))
+    assert torch.equal(dropout.eval()(torch.ones(1, 2, 4)), torch.ones(1, 2, 4))

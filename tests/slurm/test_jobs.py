@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -331,3 +332,18 @@ def test_slurm_accepts_requests_of_production_size(script: str, production: Any,
     assert (int(said[1]), said[2]) == (512, "node[1-8]")
     refused = production.run("sbatch", "--test-only", "--nodes=9", "--gpus-per-node=8", path, check=False)
     assert refused.returncode != 0
+
+
+def test_the_runs_of_a_comparison_are_an_array(cluster: Any, words: list[str], tmp_path: Path) -> None:
+    """Two systems without training, a task each (about 40 s); the stand-in for srun in test_scripts.py proves the words
+    that a task is given, only this one that they do their work under Slurm."""
+    out = tmp_path / "compare"
+    asked = [*words, "train.steps=2", "--systems", "image-only,text-only", "--seeds", "1", "--out", str(out)]
+    array = cluster.submit("compare", *asked, sbatch=("--array=0-1",), cwd=tmp_path)
+    until("the end of the array", lambda: not array.queued)
+    print(array.text)
+    collect = [sys.executable, "-c", "from neucore_xl.cli import main; main()", "compare", *asked, "--collect"]
+    collected = subprocess.run(collect, capture_output=True, text=True, check=False)
+    assert collected.returncode == 0, collected.stdout + collected.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert [(r["system"], r["seed"]) for r in results] == [("image-only", 0), ("text-only", 0)]

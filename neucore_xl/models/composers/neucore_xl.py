@@ -16,7 +16,7 @@ and target.
 - direct: MLP([i ; t̂]). This is the system `residual`, so NEUCORE-XL contains it; a query without steps has this path
   alone beside an unchanged X;
 - gate · t̂, one number (`model.text_gate` at the start): the sum of image and text of an aligned space. It is learned
-  with `model.start=image` only.
+  where no fitted start holds the text.
 
 The parameters of the correction move the pretrained targets: they are trained at a small rate, with decay.
 
@@ -43,7 +43,7 @@ from neucore_xl.models.backbone import Backbone
 from neucore_xl.models.features import FeatureSet, QueryFeatures, TargetFeatures
 from neucore_xl.models.fusion import LearnedSequence, PlannedSequence, ProgressiveFusion
 from neucore_xl.models.head import Head, Text
-from neucore_xl.models.layers import channel_dropout, l2, mlp, token_projection, unit_variance, zeros
+from neucore_xl.models.layers import ChannelDropout, l2, mlp, token_projection, unit_variance, zeros
 from neucore_xl.models.matching import ExplicitMatching
 from neucore_xl.models.starts.start import Start
 
@@ -91,13 +91,16 @@ class NeucoreXL(Head):
         self.fusion = ProgressiveFusion(d, model.heads, model.dropout)
 
         self.dropout = nn.Dropout(model.dropout)  # on features: they are learned by heart where pairs are few
+        self.channel_dropout = ChannelDropout(model.dropout)
         self.part_dropout = StochasticDepth(model.part_dropout, "row")
         self.fused = nn.Sequential(nn.LayerNorm(d), zeros(nn.Linear(d, joint)))
         self.step_norm = nn.LayerNorm(d)
         self.direct = mlp(2 * joint, d, joint, dropout=model.dropout, zero=True)
         self.edit = mlp(joint + d, d, joint, dropout=model.dropout, zero=True)
-        # A fitted start holds as much of the text as helps; a gate learned beside it took it off again.
-        self.text_gate = nn.Parameter(torch.tensor([model.text_gate]), requires_grad=model.start == "image")
+        # A fitted start holds as much of the text as helps, and a gate learned beside it took it off again; runs from
+        # when EM was weighted learned it all the same, and may be gone on from.
+        gate_learned = model.start == "image" or model.explicit == "weighted"
+        self.text_gate = nn.Parameter(torch.tensor([model.text_gate]), requires_grad=gate_learned)
         self.correction = TargetCorrection(joint, d, model.correction_dropout)
         if model.score == "full":
             self.explicit = ExplicitMatching(joint, joint, d, aligned=True, form=model.explicit)
@@ -105,7 +108,7 @@ class NeucoreXL(Head):
 
     def look(self, images: ImageFeatures) -> FeatureSet:
         """``pooled [U, D]``, ``tokens [U, N, d]``, ``foreground`` and ``background [U, d]`` (equations 3 and 4)."""
-        tokens = self.image_tokens(channel_dropout(self.dropout, images.tokens))
+        tokens = self.image_tokens(self.channel_dropout(images.tokens))
         exchanged = self.exchange(tokens)
         return FeatureSet(
             {
@@ -148,7 +151,7 @@ class NeucoreXL(Head):
 
     def _steps(self, text: Text) -> tuple[Tensor, Tensor]:
         """e_k ``[B, K, d]`` and which of them are real ``[B, K]``: planned, or drawn from the sentence (equation 7)."""
-        words = self.words(channel_dropout(self.dropout, text.sentence.words))
+        words = self.words(self.channel_dropout(text.sentence.words))
         if self.learned_sequence is not None:
             sentence = self.phrase(self.dropout(unit_variance(text.sentence.pooled)))
             steps = self.learned_sequence(sentence, words, text.sentence.mask)
