@@ -99,8 +99,11 @@ class NeucoreXL(Head):
         self.edit = mlp(joint + d, d, joint, dropout=model.dropout, zero=True)
         # A fitted start holds as much of the text as helps, and a gate learned beside it took it off again; runs from
         # when EM was weighted learned it all the same, and may be gone on from.
-        gate_learned = model.start == "image" or model.explicit == "weighted"
-        self.text_gate = nn.Parameter(torch.tensor([model.text_gate]), requires_grad=gate_learned)
+        self.text_gate: Tensor
+        if model.start == "image" or model.explicit == "weighted":
+            self.text_gate = nn.Parameter(torch.tensor([model.text_gate]))
+        else:
+            self.register_buffer("text_gate", torch.tensor([model.text_gate]))
         self.correction = TargetCorrection(joint, d, model.correction_dropout)
         if model.score == "full":
             self.explicit = ExplicitMatching(joint, joint, d, aligned=True, form=model.explicit)
